@@ -1,0 +1,105 @@
+"""Risk: how much the prediction of the clean clip still moves (M5), arXiv 2603.09657.
+
+Readings of "variance over the window" that differ: biased or unbiased, over all elements or the masked ones, channels
+apart or together. Ours: unbiased over time for every latent element, then one mean over masked elements, channels and
+batch. A mean over all elements would shrink with the mask's area.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import torch
+from einops import einsum
+from torch import Tensor
+
+from .errors import GridMismatchError, MaskError, NonFiniteError
+from .types import EDITABLE_FROM, check_window_size
+
+
+class RiskWindow:
+    """The last `size` predictions inside the edit mask, and their variance (M5).
+
+    `detrend` measures the spread around a least-squares line instead of around the mean (ours: x0 drifts along the path
+    even when it is certain); it needs three predictions. `normalise` divides by the mean square of the window over the
+    same region, which makes the risk independent of the latent's scale. Raises SettingsError for sizes with no value.
+    """
+
+    def __init__(self, size: int = 10, detrend: bool = False, normalise: bool = False):
+        check_window_size(size, detrend)
+        self.size, self.detrend, self.normalise = size, detrend, normalise
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._count = 0
+        self._edit: Tensor | None = None
+        self._seen: deque[tuple[float, Tensor]] = deque(maxlen=self.size)
+
+    def push(self, x0: Tensor, edit: Tensor | None = None, position: float | None = None) -> float | None:
+        """Take one prediction, return the risk of the window that now ends with it.
+
+        `x0` (B,C,T,h,w); `edit` (T,h,w) with 1 = may change (cells count from 0.5 on), None = everywhere; `position`
+        is where the prediction stands on the axis of the trend, e.g. its sigma; by default its count.
+        Returns None while there are too few predictions (2, with `detrend` 3), if `edit` holds no cell, or if all
+        positions of a trend coincide: the risk is not known then, which is not the same as 0.
+        Raises NonFiniteError, GridMismatchError, and MaskError if the mask changes before `reset()`.
+        """
+        self._check(x0, edit)
+        self._edit = edit
+        # (B,C,M) in float32, and only the region: this is all the memory the window takes
+        region = x0.flatten(2) if edit is None else x0[..., edit.to(x0.device) >= EDITABLE_FROM]
+        self._seen.append((float(self._count if position is None else position), region.to(torch.float32, copy=True)))
+        self._count += 1
+        return self._value()
+
+    def _value(self) -> float | None:
+        window = torch.stack([region for _, region in self._seen])  # (n,B,C,M)
+        if window.numel() == 0 or len(window) < (3 if self.detrend else 2):
+            return None
+        variance = self._around_line(window) if self.detrend else window.var(0).mean()
+        if variance is None:
+            return None
+        return float(variance / self._scale(window))
+
+    def _around_line(self, window: Tensor) -> Tensor | None:
+        """Residual variance of a line per element, with the n - 2 degrees of freedom that a line leaves."""
+        s = torch.tensor([position for position, _ in self._seen], dtype=torch.float64)
+        ds = (s - s.mean()).to(window)
+        spread = ds.square().sum()
+        if not spread > 0:
+            return None
+        d = window - window.mean(0)
+        slope = einsum(ds, d, "n, n b c m -> b c m") / spread
+        residual = d - einsum(ds, slope, "n, b c m -> n b c m")
+        return (residual.square().sum(0) / (len(window) - 2)).mean()
+
+    def _scale(self, window: Tensor) -> Tensor | float:
+        if not self.normalise:
+            return 1.0
+        # an all-zero window has variance 0: 0 / tiny stays 0
+        return window.square().mean().clamp_min(torch.finfo(window.dtype).tiny)
+
+    def _check(self, x0: Tensor, edit: Tensor | None) -> None:
+        if x0.ndim != 5:
+            raise GridMismatchError(f"prediction has shape {tuple(x0.shape)}; give (B,C,T,h,w)")
+        if edit is not None and edit.shape != x0.shape[2:]:
+            raise GridMismatchError(
+                f"edit mask {tuple(edit.shape)} is not on the grid {tuple(x0.shape[2:])} of the prediction; "
+                "make it with latent_mask(..., size=...) from this latent"
+            )
+        if not x0.isfinite().all():
+            raise NonFiniteError(
+                f"prediction {self._count} is not finite; check the model's precision and the guidance scale"
+            )
+        if self._seen:
+            self._check_same_region(x0, edit)
+
+    def _check_same_region(self, x0: Tensor, edit: Tensor | None) -> None:
+        before = self._edit
+        if (before is None) != (edit is None) or (edit is not None and not torch.equal(before.to(edit.device), edit)):
+            raise MaskError("the edit mask changed inside a risk window; call reset() before measuring another region")
+        if edit is None and x0.flatten(2).shape != self._seen[-1][1].shape:
+            raise GridMismatchError(
+                f"prediction {tuple(x0.shape)} has another size than those in the window; call reset() between runs"
+            )
