@@ -1,0 +1,90 @@
+"""What `demo` and `edit` do, around the engine: read, check, show progress, write."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+
+from tqdm import tqdm
+
+from kvlock_core import KVLockError, mask_coverage
+
+from .demo import FILES, case, check_outputs, run_demo
+from .edit import edit_clip, plan_fit, prepared_mask
+from .engine import Progress
+from .models import TOY, load_model
+from .options import edit_settings, parser
+from .report import row, table
+from .video import check_output, read_mask, read_video, write_video
+
+_log = logging.getLogger("kvlock")
+
+FAILED, INTERRUPTED = 1, 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command. -> exit code: 0, 1 after an error that was explained, 130 after Ctrl-C."""
+    logging.basicConfig(format="kvlock: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    options = parser().parse_args(arguments)
+    try:
+        {"demo": demo, "edit": edit}[options.command](options)
+    except KVLockError as error:
+        sys.stderr.write(f"\nkvlock: {error}\n")
+        return FAILED
+    except KeyboardInterrupt:
+        sys.stderr.write("\nkvlock: stopped; nothing was written\n")
+        return INTERRUPTED
+    return 0
+
+
+def demo(options: argparse.Namespace) -> None:
+    """Edits a toy clip and reports."""
+    check_outputs(options.out, options.overwrite)
+    settings, task = edit_settings(options), case(options.clip, options.color, options.shape)
+    report = run_demo(options.out, load_model(TOY, device="cpu"), task, settings, bar)
+    rows = [row("VAE round trip", report["vae_round_trip"])]
+    rows += [row(name, numbers) for name, numbers in report["methods"].items()]
+    sys.stdout.write(f"{report['source_prompt']}\n-> {report['prompt']}\n\n{table(rows)}\n\n")
+    sys.stdout.write("".join(f"{options.out / name}\n" for name in FILES))
+
+
+def edit(options: argparse.Namespace) -> None:
+    """Edits a clip from a file."""
+    check_output(options.out, options.overwrite)
+    if options.trace is not None:
+        check_output(options.trace, options.overwrite, suffixes=(".json",))
+    settings = edit_settings(options)
+    video = read_video(options.video, options.max_frames)
+    frames, height, width, _ = video.frames.shape
+    mask = read_mask(options.mask, frames=frames, height=height, width=width, max_frames=options.max_frames)
+    warn_about(prepared_mask(mask, settings))
+    model = load_model(options.model, device=options.device, dtype=options.dtype)
+    fit = plan_fit(model, video.frames, options.fit)
+    result = edit_clip(model, video.frames, mask, settings, fit, bar("edit"))
+    write_video(options.out, result.frames, video.fps)
+    if options.trace is not None:
+        options.trace.write_text(result.trace.to_json(), encoding="utf-8")
+    sys.stdout.write(f"{options.out}\n")
+
+
+def warn_about(mask) -> None:
+    """A mask that is empty or full is legal, and mostly a mistake."""
+    share = mask_coverage(mask)
+    if share == 0.0:
+        _log.warning("the edit mask is empty: nothing may change; paint the object white, or use --invert")
+    elif share == 1.0:
+        _log.warning("the edit mask covers everything: nothing is locked; paint the background black, or use --invert")
+
+
+def bar(name: str) -> Progress:
+    """A progress bar on stderr for one run."""
+    shown = tqdm(desc=f"{name:<10}", unit="step", file=sys.stderr)
+
+    def advance(done: int, steps: int) -> None:
+        shown.total = steps
+        shown.update(done - shown.n)
+        if done == steps:
+            shown.close()
+
+    return advance

@@ -1,0 +1,138 @@
+"""The demo: edits a toy test clip three ways and shows what each one did to the background."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from kvlock_core import Fidelity, LockSchedule, RunTrace, SessionSettings, fidelity, mask_coverage, psnr
+from kvlock_core.trace import plain
+
+from . import toyworld
+from .edit import EditResult, EditSettings, edit_clip
+from .engine import Progress
+from .models import VideoModel
+from .plots import mask_over, plot_traces, save_contact_sheet, side_by_side
+from .report import markdown
+from .video import check_output, write_video
+
+UNLOCKED, FIXED, KVLOCK = "no lock", "fixed lock", "KV-Lock"
+FILES = ("comparison.mp4", "comparison.png", "schedule.png", "report.md", "report.json")
+SHEET_FRAMES = (0, 8, 16)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One edit of a toy clip with its exact answer."""
+
+    index: int
+    told: toyworld.Scene
+    retold: toyworld.Scene
+
+    @property
+    def goal(self) -> tuple[str | None, str | None]:
+        return self.retold.color, self.retold.shape
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """One way of editing: `fidelity` against the source, `answer` the distance in dB to the counterfactual in the mask."""
+
+    result: EditResult
+    fidelity: Fidelity
+    answer: float
+    sighting: toyworld.Sighting
+    seconds: float
+
+    def numbers(self) -> dict:
+        seen = {"color": self.sighting.color, "shape": self.sighting.shape}
+        kept = self.fidelity.to_dict()
+        return {**kept, "edit_psnr_to_counterfactual": self.answer, "seen": seen, "seconds": round(self.seconds, 1)}
+
+
+def case(index: int, color: str | None = None, shape: str | None = None) -> Case:
+    """Test clip `index` with another colour or shape; without either, the next colour of the palette."""
+    told = toyworld.scene("test", index)
+    return Case(index, told, toyworld.retold(told, color, shape))
+
+
+def methods(session: SessionSettings) -> dict[str, SessionSettings]:
+    """What is compared: only watching, alpha 1 in the whole active range, and the settings asked for."""
+    fixed = replace(session.lock or LockSchedule(), kind="constant", floor=0.0, ceiling=1.0)
+    return {
+        UNLOCKED: replace(session, lock=None, guidance=None, projection=False),
+        FIXED: replace(session, lock=fixed, guidance=None, projection=False),
+        KVLOCK: session,
+    }
+
+
+def run_case(model: VideoModel, task: Case, settings: EditSettings, progress: Callable[[str], Progress]) -> dict[str, Outcome]:
+    """Every method on one case: same model, noise and steps."""
+    clip, mask = toyworld.clip(task.told), toyworld.mask(task.told, task.retold)
+    answer = toyworld.clip(task.retold)
+    asked = replace(settings, prompt=toyworld.caption(task.retold), source_prompt=toyworld.caption(task.told))
+    outcomes = {}
+    for name, session in methods(settings.session).items():
+        start = time.perf_counter()
+        result = edit_clip(model, clip, mask, replace(asked, session=session), progress=progress(name))
+        seconds = time.perf_counter() - start
+        kept, seen = fidelity(result.frames, clip, mask), toyworld.look(result.frames.numpy(), mask.numpy())
+        outcomes[name] = Outcome(result, kept, psnr(result.frames, answer, 1 - mask), seen, seconds)
+    return outcomes
+
+
+def ceiling(model: VideoModel, clip: Tensor, mask: Tensor) -> Fidelity:
+    """What the VAE alone does to the untouched source: no latent edit can be better."""
+    return fidelity(model.decode(model.encode(clip)), clip, mask)
+
+
+def check_outputs(folder: Path, overwrite: bool) -> None:
+    """Before any work: every file can be written. Raises OutputPathError."""
+    for name in FILES:
+        check_output(folder / name, overwrite, suffixes=(Path(name).suffix,))
+
+
+def run_demo(
+    folder: Path, model: VideoModel, task: Case, settings: EditSettings, progress: Callable[[str], Progress]
+) -> dict:
+    """Runs the case, writes the five files of `FILES` into `folder`, returns the report."""
+    outcomes = run_case(model, task, settings, progress)
+    clip, mask = toyworld.clip(task.told), toyworld.mask(task.told, task.retold)
+    report = describe(task, settings, outcomes, ceiling(model, clip, mask), mask_coverage(mask))
+    (folder / "report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    (folder / "report.md").write_text(markdown(report), encoding="utf-8")
+    clips = gallery(clip, mask, task, outcomes)
+    write_video(folder / "comparison.mp4", side_by_side(clips, scale=2), toyworld.FPS)
+    save_contact_sheet(folder / "comparison.png", clips, SHEET_FRAMES, scale=1)
+    plot_traces(folder / "schedule.png", traces(outcomes), (settings.session.lock or LockSchedule()).tau)
+    return report
+
+
+def gallery(clip: Tensor, mask: Tensor, task: Case, outcomes: dict[str, Outcome]) -> dict[str, Tensor]:
+    edits = {name: outcome.result.frames for name, outcome in outcomes.items()}
+    return {"source": clip, "edit mask": mask_over(clip, mask), **edits, "exact answer": toyworld.clip(task.retold)}
+
+
+def traces(outcomes: dict[str, Outcome]) -> dict[str, RunTrace]:
+    return {name: outcome.result.trace for name, outcome in outcomes.items()}
+
+
+def describe(
+    task: Case, settings: EditSettings, outcomes: dict[str, Outcome], best: Fidelity, coverage: float
+) -> dict:
+    """Everything about a demo run, in JSON's own types."""
+    return {
+        "clip": {"split": "test", "index": task.index, "mask_share": coverage},
+        "source_prompt": toyworld.caption(task.told),
+        "prompt": toyworld.caption(task.retold),
+        "goal": dict(zip(("color", "shape"), task.goal)),
+        "settings": plain(asdict(settings)),
+        "vae_round_trip": best.to_dict(),
+        "methods": {name: outcome.numbers() for name, outcome in outcomes.items()},
+        "traces": {name: json.loads(trace.to_json()) for name, trace in traces(outcomes).items()},
+    }

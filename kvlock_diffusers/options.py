@@ -1,0 +1,142 @@
+"""The command line: every setting of the method under its name, with unit, meaning and default."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from kvlock_core import GuidanceSchedule, LockSchedule, RiskSettings, SessionSettings
+from kvlock_core.schedule import KINDS
+from kvlock_core.types import REGIONS
+
+from .edit import SOURCE_NOISES, SOURCE_PATHS, EditSettings
+from .engine import SAMPLERS
+from .fit import RULES
+from .models import DTYPES, TOY
+from .toyworld import COLORS, SHAPES
+
+LOCK, GUIDANCE, RISK, EDIT = LockSchedule(), GuidanceSchedule(), RiskSettings(), EditSettings(prompt="")
+OFF = "off"
+LOCKED_ROWS = {"both": ("cond", "uncond"), "cond": ("cond",), "uncond": ("uncond",)}
+
+
+def parser() -> argparse.ArgumentParser:
+    """`demo` and `edit`."""
+    main = argparse.ArgumentParser(prog="kvlock_diffusers", description="Edit one thing in a video and keep the rest.")
+    commands = main.add_subparsers(dest="command", required=True, metavar="demo | edit")
+    style = argparse.ArgumentDefaultsHelpFormatter
+    demo = commands.add_parser("demo", help="edit a toy clip three ways and report", formatter_class=style)
+    _add_demo(demo)
+    edit = commands.add_parser("edit", help="edit a video of yours", formatter_class=style)
+    _add_clip(edit)
+    for command in (demo, edit):
+        _add_sampling(command)
+        _add_source(command)
+        _add_lock(command)
+        _add_risk_and_guidance(command)
+    return main
+
+
+def _add_demo(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("the toy clip")
+    group.add_argument("--out", type=Path, default=Path("output"), help="folder for the five files")
+    group.add_argument("--overwrite", action="store_true", help="replace files of an earlier demo")
+    group.add_argument("--clip", type=int, default=DEMO_CLIP, help="which test clip")
+    group.add_argument("--color", choices=tuple(COLORS), help="the object's new colour (default: the next of the palette)")
+    group.add_argument("--shape", choices=SHAPES, help="the object's new shape (default: as it was)")
+
+
+#: A clip on which the edit is easy to see.
+DEMO_CLIP = 11
+
+
+def _add_clip(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("clip and model")
+    group.add_argument("--model", required=True, help=f"'{TOY}', a folder or hub name of Wan 2.1 T2V in diffusers' format")
+    group.add_argument("--video", type=Path, required=True, help="the source clip, any size, 5 frames or more")
+    group.add_argument("--mask", type=Path, required=True, help="mp4, png or webm; white (or opaque) = may change")
+    group.add_argument("--prompt", required=True, help="what the edited clip shows, all of it")
+    group.add_argument("--source-prompt", help="what the source shows (default: the prompt)")
+    group.add_argument("--negative-prompt", default=EDIT.negative_prompt, help="what to guide away from")
+    group.add_argument("--out", type=Path, required=True, help="the edited clip, .mp4")
+    group.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    group.add_argument("--max-frames", type=int, help="edit only the first so many frames (default: all)")
+    group.add_argument("--fit", choices=RULES, default="pad", help="pad or centre-crop to multiples of 16 px; undone in the output")
+    group.add_argument("--trace", type=Path, help="also write what happened at every step, .json")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    group.add_argument("--dtype", choices=tuple(DTYPES), default="auto", help="of the transformer; auto: float32 on a CPU, else bfloat16")
+
+
+def _add_sampling(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("sampling")
+    group.add_argument("--steps", type=int, default=EDIT.steps, help="sampling steps")
+    group.add_argument("--cfg", type=float, help="CFG scale; 1 = no guidance, for distilled models (default: the model's)")
+    group.add_argument("--shift", type=float, help="flow shift (default: the model's)")
+    group.add_argument("--sampler", choices=SAMPLERS, default=EDIT.sampler, help="flow-match Euler or UniPC")
+    group.add_argument("--seed", type=int, default=EDIT.seed, help="of the edit's noise")
+    group.add_argument("--grow", type=int, default=EDIT.grow, help="widen the edit mask by so many pixels (negative shrinks)")
+    group.add_argument("--invert", action="store_true", help="swap what may change and what is kept")
+
+
+def _add_source(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("source keys and values")
+    group.add_argument("--source-path", choices=SOURCE_PATHS, default=EDIT.source_path,
+                       help="how the source gets to a noise level: closed form, or ODE inversion")  # fmt: skip
+    group.add_argument("--source-noise", choices=SOURCE_NOISES, default=EDIT.source_noise,
+                       help="for 'noised': a draw of its own, the edit's, or a fresh one a step")  # fmt: skip
+    group.add_argument("--source-seed", type=int, default=EDIT.source_seed, help="of the source's noise")
+
+
+def _add_lock(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("lock")
+    group.add_argument("--lock", choices=(*KINDS, OFF), default=LOCK.kind, help="how alpha is decided at each step")
+    group.add_argument("--tau", type=float, default=LOCK.tau, help="risk threshold: alpha = risk / tau, at most 1")
+    group.add_argument("--alpha-floor", type=float, default=LOCK.floor, help="least alpha in the active range, 0 ... 1")
+    group.add_argument("--alpha-ceiling", type=float, default=LOCK.ceiling, help="most alpha, 0 ... 1; 1 = source K,V")
+    group.add_argument("--start-percent", type=float, default=LOCK.start_percent, help="active range: share of the steps before it")
+    group.add_argument("--end-percent", type=float, default=LOCK.end_percent, help="active range: share of the steps to its end")
+    group.add_argument("--rows", choices=tuple(LOCKED_ROWS), default="both", help="which CFG rows are locked")
+    group.add_argument("--blocks", type=int, nargs=2, metavar=("FIRST", "LAST"), help="which transformer blocks (default: all)")
+
+
+def _add_risk_and_guidance(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("risk and guidance")
+    group.add_argument("--window", type=int, default=RISK.window, help="risk: predictions in the variance, in steps")
+    group.add_argument("--region", choices=REGIONS, default=RISK.region, help="risk: inside the edit mask, or everywhere")
+    group.add_argument("--detrend", action="store_true", help="risk: spread around a line instead of around the mean")
+    group.add_argument("--normalise", action="store_true", help="risk: relative to the prediction's mean square")
+    group.add_argument("--guidance", choices=(*KINDS, OFF), default=GUIDANCE.kind, help="how omega is decided; off: cfg throughout")
+    group.add_argument("--omega-floor", type=float, default=GUIDANCE.floor, help="least omega, times cfg")
+    group.add_argument("--omega-ceiling", type=float, default=GUIDANCE.ceiling, help="most omega, times cfg")
+    group.add_argument("--no-projection", action="store_true", help="plain CFG: s_star = 1")
+
+
+def edit_settings(options: argparse.Namespace) -> EditSettings:
+    """Settings of an edit from parsed options. Raises SettingsError."""
+    return EditSettings(
+        prompt=getattr(options, "prompt", ""),
+        source_prompt=getattr(options, "source_prompt", None),
+        negative_prompt=getattr(options, "negative_prompt", ""),
+        session=session_settings(options),
+        **{name: getattr(options, name) for name in SAME_NAMES},
+    )
+
+
+SAME_NAMES = (
+    "steps", "cfg", "shift", "sampler", "seed", "grow", "invert", "source_path", "source_noise", "source_seed"
+)  # fmt: skip
+
+
+def session_settings(options: argparse.Namespace) -> SessionSettings:
+    """Settings of the session from parsed options; lock and guidance share tau and the active range (M6, M7)."""
+    active = dict(tau=options.tau, start_percent=options.start_percent, end_percent=options.end_percent)
+    lock = dict(kind=options.lock, floor=options.alpha_floor, ceiling=options.alpha_ceiling, **active)
+    omega = dict(kind=options.guidance, floor=options.omega_floor, ceiling=options.omega_ceiling, **active)
+    return SessionSettings(
+        lock=None if options.lock == OFF else LockSchedule(**lock),
+        guidance=None if options.guidance == OFF else GuidanceSchedule(**omega),
+        risk=RiskSettings(options.window, options.region, options.detrend, options.normalise),
+        projection=not options.no_projection,
+        rows=LOCKED_ROWS[options.rows],
+        blocks=None if options.blocks is None else tuple(options.blocks),
+    )
