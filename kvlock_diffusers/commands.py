@@ -61,7 +61,7 @@ def edit(options: argparse.Namespace) -> None:
     warn_about(prepared_mask(mask, settings))
     model = load_model(options.model, device=options.device, dtype=options.dtype)
     fit = plan_fit(model, video.frames, options.fit)
-    result = edit_clip(model, video.frames, mask, settings, fit, bar("edit"))
+    result = edit_clip(model, video.frames, mask, settings, fit=fit, progress=bar("edit"))
     write_video(options.out, result.frames, video.fps)
     if options.trace is not None:
         options.trace.write_text(result.trace.to_json(), encoding="utf-8")

@@ -71,24 +71,21 @@ def methods(session: SessionSettings) -> dict[str, SessionSettings]:
     }
 
 
-def run_case(model: VideoModel, task: Case, settings: EditSettings, progress: Callable[[str], Progress]) -> dict[str, Outcome]:
-    """Every method on one case: same model, noise and steps."""
+def run_case(
+    model: VideoModel, task: Case, settings: EditSettings, progress: Callable[[str], Progress], z_src: Tensor
+) -> dict[str, Outcome]:
+    """Every method on one case: same model, noise and steps. `z_src` is the clip's latent."""
     clip, mask = toyworld.clip(task.told), toyworld.mask(task.told, task.retold)
     answer = toyworld.clip(task.retold)
     asked = replace(settings, prompt=toyworld.caption(task.retold), source_prompt=toyworld.caption(task.told))
     outcomes = {}
     for name, session in methods(settings.session).items():
         start = time.perf_counter()
-        result = edit_clip(model, clip, mask, replace(asked, session=session), progress=progress(name))
+        result = edit_clip(model, clip, mask, replace(asked, session=session), z_src=z_src, progress=progress(name))
         seconds = time.perf_counter() - start
         kept, seen = fidelity(result.frames, clip, mask), toyworld.look(result.frames.numpy(), mask.numpy())
         outcomes[name] = Outcome(result, kept, psnr(result.frames, answer, 1 - mask), seen, seconds)
     return outcomes
-
-
-def ceiling(model: VideoModel, clip: Tensor, mask: Tensor) -> Fidelity:
-    """What the VAE alone does to the untouched source: no latent edit can be better."""
-    return fidelity(model.decode(model.encode(clip)), clip, mask)
 
 
 def check_outputs(folder: Path, overwrite: bool) -> None:
@@ -101,9 +98,12 @@ def run_demo(
     folder: Path, model: VideoModel, task: Case, settings: EditSettings, progress: Callable[[str], Progress]
 ) -> dict:
     """Runs the case, writes the five files of `FILES` into `folder`, returns the report."""
-    outcomes = run_case(model, task, settings, progress)
     clip, mask = toyworld.clip(task.told), toyworld.mask(task.told, task.retold)
-    report = describe(task, settings, outcomes, ceiling(model, clip, mask), mask_coverage(mask))
+    z_src = model.encode(clip)
+    outcomes = run_case(model, task, settings, progress, z_src)
+    # what the VAE alone does to the untouched source: no edit through the latent can be better
+    ceiling = fidelity(model.decode(z_src), clip, mask)
+    report = describe(task, settings, outcomes, ceiling, mask_coverage(mask))
     (folder / "report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
     (folder / "report.md").write_text(markdown(report), encoding="utf-8")
     clips = gallery(clip, mask, task, outcomes)

@@ -71,12 +71,23 @@ class EditResult:
 
 
 def edit_clip(
-    model: VideoModel, frames: Tensor, mask: Tensor, settings: EditSettings, fit: Fit | None = None, progress: Progress | None = None
+    model: VideoModel,
+    frames: Tensor,
+    mask: Tensor,
+    settings: EditSettings,
+    *,
+    fit: Fit | None = None,
+    z_src: Tensor | None = None,
+    progress: Progress | None = None,
 ) -> EditResult:
-    """Edits `frames` (F,H,W,3) in [0,1] where `mask` (F,H,W) is 1, and gives them back at their own size."""
+    """Edits `frames` (F,H,W,3) in [0,1] where `mask` (F,H,W) is 1, and gives them back at their own size.
+
+    `fit` and `z_src` (the fitted clip's latent) may be given where several edits of one clip share them. Raises
+    FitError, ClipTooShortError, and what the session and the engine raise.
+    """
     fit = fit or plan_fit(model, frames)
     edit = latent_edit_mask(model, fit.apply_mask(prepared_mask(mask, settings)))
-    z_src = model.encode(fit.apply(frames))
+    z_src = model.encode(fit.apply(frames)) if z_src is None else z_src
     scheduler = scheduler_for(model, settings)
     texts = embed(model, settings)
     noise = draw(z_src, settings.seed)
