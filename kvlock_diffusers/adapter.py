@@ -65,12 +65,13 @@ def riding(transformer: nn.Module, session: LockSession) -> Iterator[Rider]:
             block.attn1.processor = processor
 
 
-def projections(attn: nn.Module, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key, value (B, L, heads, D) of a Wan self-attention, fused projections included."""
-    if getattr(attn, "fused_projections", False):
+def projections(attn: nn.Module, hidden: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key, value (B,L,heads,D) of a Wan attention before RoPE; `context` None is self-attention, fused or not."""
+    if context is None and getattr(attn, "fused_projections", False):
         query, key, value = attn.to_qkv(hidden).chunk(3, dim=-1)
     else:
-        query, key, value = attn.to_q(hidden), attn.to_k(hidden), attn.to_v(hidden)
+        context = hidden if context is None else context
+        query, key, value = attn.to_q(hidden), attn.to_k(context), attn.to_v(context)
     return tuple(x.unflatten(2, (attn.heads, -1)) for x in (attn.norm_q(query), attn.norm_k(key), value))
 
 

@@ -13,7 +13,7 @@ from kvlock_core import KVLockError, mask_coverage
 from .demo import FILES, case, check_outputs, run_demo
 from .edit import edit_clip, plan_fit, prepared_mask
 from .engine import Progress
-from .models import TOY, load_model
+from .loading import TOY, load_model
 from .options import edit_settings, parser
 from .report import row, table
 from .video import check_output, read_mask, read_video, write_video

@@ -66,6 +66,7 @@ class Fit:
 
     def apply_mask(self, mask):
         """(F,H,W) edit mask -> (F',H',W'). What repeats a pixel that may change may change with it."""
+        self._check(mask, (self.frames, self.height, self.width), "the edit mask")
         fitted = self.apply(mask)
         self._warn_if_cut(mask, mask[self._source_window()])
         return fitted

@@ -12,7 +12,7 @@ from kvlock_core.types import REGIONS
 from .edit import SOURCE_NOISES, SOURCE_PATHS, EditSettings
 from .engine import SAMPLERS
 from .fit import RULES
-from .models import DTYPES, TOY
+from .loading import DTYPES, TOY
 from .toyworld import COLORS, SHAPES
 
 LOCK, GUIDANCE, RISK, EDIT = LockSchedule(), GuidanceSchedule(), RiskSettings(), EditSettings(prompt="")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
 from .captions import TEXT_DIM
@@ -34,24 +33,3 @@ def new_transformer() -> WanTransformer3DModel:
 def new_vae() -> AutoencoderKLWan:
     """A randomly initialised toy VAE."""
     return AutoencoderKLWan(**VAE)
-
-
-class PlainAttention:
-    """Wan attention written as two matrix products: on a CPU its backward pass is faster than the flash kernel's."""
-
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, rotary_emb=None):
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        query, key = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(context))
-        query, key, value = (x.unflatten(2, (attn.heads, -1)) for x in (query, key, attn.to_v(context)))
-        if rotary_emb is not None:
-            query, key = rotate(query, *rotary_emb), rotate(key, *rotary_emb)
-        query, key, value = (x.transpose(1, 2).to(value.dtype) for x in (query, key, value))
-        weights = (query * query.shape[-1] ** -0.5 @ key.transpose(2, 3)).softmax(-1).to(value.dtype)
-        return attn.to_out[0]((weights @ value).transpose(1, 2).flatten(2))
-
-
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding of neighbouring pairs, (B, L, heads, D) by cos, sin (1, L, 1, D) that repeat each pair's value."""
-    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = cos[..., 0::2], sin[..., 1::2]
-    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2)

@@ -19,8 +19,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from kvlock_diffusers.adapter import projections, rotate
+
 from .captions import embeddings
-from .model import PlainAttention, new_transformer
+from .model import new_transformer
 
 BATCH = {"image": 64, "video": 16}
 WARMUP, EMA_DECAY, DROP_TEXT = 100, 0.998, 0.1
@@ -50,6 +52,18 @@ class Chunks:
         rows = self.rows[torch.randint(len(self.rows), ()).item()]
         pick = torch.randint(len(rows["words"]), (count,))
         return rows["latents"][pick].float(), rows["masks"][pick].float() / 255, rows["words"][pick].long()
+
+
+class PlainAttention:
+    """Wan attention written as two matrix products: on a CPU its backward pass is faster than the flash kernel's."""
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, rotary_emb=None):
+        query, key, value = projections(attn, hidden_states, encoder_hidden_states)
+        if rotary_emb is not None:
+            query, key = rotate(query, *rotary_emb), rotate(key, *rotary_emb)
+        query, key, value = (x.transpose(1, 2).to(value.dtype) for x in (query, key, value))
+        weights = (query * query.shape[-1] ** -0.5 @ key.transpose(2, 3)).softmax(-1).to(value.dtype)
+        return attn.to_out[0]((weights @ value).transpose(1, 2).flatten(2))
 
 
 class Trainer:

@@ -10,7 +10,7 @@ from kvlock_core import LockSchedule, NonFiniteError, RunTrace, SessionSettings,
 from kvlock_diffusers import commands
 from kvlock_diffusers.edit import EditSettings, draw, edit_clip, latent_edit_mask, plan_fit
 from kvlock_diffusers.errors import ClipTooShortError, ModelError
-from kvlock_diffusers.models import load_model
+from kvlock_diffusers.loading import load_model
 from kvlock_diffusers.options import DEMO_CLIP, edit_settings, parser
 from kvlock_diffusers.video import read_video, write_video
 
