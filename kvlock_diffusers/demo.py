@@ -108,7 +108,7 @@ def run_demo(
     (folder / "report.md").write_text(markdown(report), encoding="utf-8")
     clips = gallery(clip, mask, task, outcomes)
     write_video(folder / "comparison.mp4", side_by_side(clips, scale=2), toyworld.FPS)
-    save_contact_sheet(folder / "comparison.png", clips, SHEET_FRAMES, scale=1)
+    save_contact_sheet(folder / "comparison.png", clips, SHEET_FRAMES, scale=2)
     plot_traces(folder / "schedule.png", traces(outcomes), (settings.session.lock or LockSchedule()).tau)
     return report
 

@@ -15,7 +15,8 @@ COLOR_REACH = 0.32
 LEAST_AREA = 220
 # An object that touches the border shows too little of its outline to be named.
 BORDER = 2
-TEMPLATE_RADII = tuple(np.arange(14, 37, 1.5))
+# Template sizes that are tried, relative to the one that a patch's extent suggests.
+SCALES = np.linspace(0.75, 1.3, 10)
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,10 @@ def shape_of(area: np.ndarray) -> str:
 
 
 def likely_radii(area: np.ndarray) -> list[float]:
-    """Radii around the one that the patch's extent suggests."""
+    """Radii around the mean half extent of the patch."""
     rows, columns = np.nonzero(area)
     extent = (np.ptp(rows) + np.ptp(columns) + 2) / 4
-    return [radius for radius in TEMPLATE_RADII if 0.75 * extent <= radius <= 1.3 * extent]
+    return [float(scale * extent) for scale in SCALES]
 
 
 def overlap(area: np.ndarray, shape: str, radius: float) -> float:

@@ -21,7 +21,8 @@ PANELS = (
 def read(name: str) -> dict[int, dict]:
     """Log lines by step; after a resume the later line of a step counts."""
     lines = [json.loads(line) for line in (WEIGHTS / name).read_text(encoding="utf-8").splitlines()]
-    return dict(sorted((line["step"], line) for line in lines))
+    by_step = {line["step"]: line for line in lines}
+    return {step: by_step[step] for step in sorted(by_step)}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Writes the trained EMA weights as float16 files in Wan 2.1's original key names.
+"""Writes the trained EMA weights as float16 files in Wan 2.1's original key names, and the logs beside them.
 
 python -m toy.export
 """
@@ -6,6 +6,7 @@ python -m toy.export
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 import torch
@@ -25,6 +26,8 @@ def main() -> None:
     vae = fold_normalisation(trained(options.runs / "vae"), *latent_statistics(new_vae()))
     write(options.out / VAE_FILE, original_vae(vae))
     write(options.out / TRANSFORMER_FILE, original_transformer(trained(options.runs / "transformer")))
+    for name in ("vae", "transformer"):
+        shutil.copy(options.runs / name / "log.jsonl", options.out / f"{name}_log.jsonl")
 
 
 def trained(run: Path) -> State:

@@ -6,12 +6,12 @@ import pytest
 import tiny
 import torch
 
-from kvlock_core import LockSchedule, NonFiniteError, RunTrace, SessionSettings, SettingsError
+from kvlock_core import GuidanceSchedule, LockSchedule, NonFiniteError, RunTrace, SessionSettings, SettingsError
 from kvlock_diffusers import commands
 from kvlock_diffusers.edit import EditSettings, draw, edit_clip, latent_edit_mask, plan_fit
 from kvlock_diffusers.errors import ClipTooShortError, ModelError
 from kvlock_diffusers.loading import load_model
-from kvlock_diffusers.options import DEMO_CLIP, edit_settings, parser
+from kvlock_diffusers.options import DEMO, DEMO_CLIP, edit_settings, parser
 from kvlock_diffusers.video import read_video, write_video
 
 FRAMES, HEIGHT, WIDTH = 7, 19, 37
@@ -174,10 +174,15 @@ def test_help_names_every_setting_with_its_default(capsys):
 
 
 def test_options_without_a_word_are_the_methods_defaults():
+    needed = ["--model", "toy", "--video", "a.mp4", "--mask", "b.mp4", "--prompt", "edit", "--out", "c.mp4"]
+    given = edit_settings(parser().parse_args(["edit", *needed]))
+    assert given == EditSettings(prompt="edit", session=SessionSettings(guidance=GuidanceSchedule()))
+
+
+def test_the_demo_has_defaults_of_its_own():
     options = parser().parse_args(["demo"])
-    assert options.clip == DEMO_CLIP
-    given = edit_settings(options).session
-    assert given.lock == LockSchedule() and given.risk == SessionSettings().risk and given.projection
+    assert options.clip == DEMO_CLIP and {name: getattr(options, name) for name in DEMO} == DEMO
+    assert edit_settings(options).session.lock.start_percent == 0.0
 
 
 def test_lock_off_only_watches():

@@ -142,3 +142,10 @@ def test_the_classifier_survives_noise_and_softness():
         pairs.append((clip.permute(0, 2, 3, 1).numpy().repeat(4, 0), told(index)))
     color, shape = verdicts(pairs)
     assert color == 1.0 and shape >= 0.75
+
+
+@pytest.mark.parametrize("height, width", [(3, 90), (110, 3), (15, 15), (120, 120)])
+def test_the_classifier_names_something_for_any_patch(height, width):
+    clip = np.full((3, 128, 128, 3), 0.5, np.float32)
+    clip[:, 4 : 4 + height, 4 : 4 + width] = COLORS["red"]
+    assert look(clip).color == "red" and look(clip).shape in SHAPES
