@@ -68,7 +68,8 @@ def numbers(task: Case, outcome: Outcome) -> dict:
 
 
 def write(options: argparse.Namespace, rest: list[str], results: list[dict]) -> None:
-    command = f"python -m benchmarks.toy_edits --clips {options.clips} --first {options.first} {' '.join(rest)}".strip()
+    half = " --half-vae" if options.half_vae else ""
+    command = f"python -m benchmarks.toy_edits --clips {options.clips} --first {options.first}{half} {' '.join(rest)}".strip()
     (DOCS / f"{options.name}.json").write_text(json.dumps({"command": command, "clips": results}, indent=1), encoding="utf-8")
     lines = ["# Edits of held-out toy clips", "", f"Made by `{command}`.", "", TABLE]
     lines += [line(name, [clip[name] for clip in results], [clip["no lock"] for clip in results]) for name in results[0]]

@@ -48,7 +48,7 @@ def _add_demo(command: argparse.ArgumentParser) -> None:
 
 
 #: A clip on which the edit is easy to see.
-DEMO_CLIP = 11
+DEMO_CLIP = 10
 #: Where the small world's validation clips differ from the paper's values (docs/decisions.md).
 DEMO = dict(start_percent=0.0, omega_ceiling=1.25, cfg=2.5, steps=30)
 
