@@ -21,6 +21,7 @@ from torch import nn
 
 from kvlock_diffusers.adapter import projections, rotate
 
+from . import checkpoint
 from .captions import embeddings
 from .model import new_transformer
 
@@ -31,6 +32,7 @@ MUON_RATE, ADAM_RATE = 2e-3, 1e-3
 SHIFT = 3.0
 OBJECT_WEIGHT, MASK_WEIGHT, MASK_BLOCK = 4.0, 0.2, 2
 IMAGE_SHARE = 0.25
+PARTS = ("net", "guess", "muon", "adam")
 
 
 class Chunks:
@@ -118,20 +120,6 @@ class Trainer:
             self.ema[name].lerp_(value, 1 - decay)
         return flow.item(), mask.item()
 
-    def save(self) -> None:
-        part = self.run / "checkpoint.part"
-        parts = {name: getattr(self, name).state_dict() for name in ("net", "guess", "muon", "adam")}
-        torch.save({**parts, "ema": self.ema, "step": self.step}, part)
-        part.replace(self.run / "checkpoint.pt")
-
-    def resume(self) -> None:
-        path = self.run / "checkpoint.pt"
-        if path.exists():
-            stored = torch.load(path, map_location=self.device)
-            for name in ("net", "guess", "muon", "adam"):
-                getattr(self, name).load_state_dict(stored[name])
-            self.ema, self.step = stored["ema"], stored["step"]
-
 
 def read_plan(text: str) -> list[tuple[str, int, int]]:
     """`image:6000,video:9000` -> [(image, 0, 6000), (video, 6000, 9000)]."""
@@ -156,7 +144,7 @@ def main() -> None:
     torch.set_flush_denormal(True)
     options.run.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(options.run, "cuda" if torch.cuda.is_available() else "cpu")
-    trainer.resume()
+    checkpoint.resume(trainer, PARTS)
     if options.compile:
         for block in trainer.net.blocks:
             block.compile()
@@ -172,9 +160,9 @@ def main() -> None:
                 log(options.run, trainer.step, stage, recent, time.time() - start)
                 recent = []
             if trainer.step % 250 == 0:
-                trainer.save()
+                checkpoint.save(trainer, PARTS)
                 chunks["image"].refresh(), chunks["video"].refresh()
-        trainer.save()
+        checkpoint.save(trainer, PARTS)
 
 
 def log(run: Path, step: int, stage: str, recent: list[tuple[str, float, float]], seconds: float) -> None:

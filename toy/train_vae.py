@@ -18,6 +18,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample
 from einops import rearrange
 
+from . import checkpoint
 from .linear import LinearLatents
 from .model import new_vae
 from .scenes import FRAMES, SIZE, render, scene
@@ -27,6 +28,7 @@ CROP, POOL = 40, 512
 # Frames and number of crops in a step, one pair drawn at a time: short crops for variety, long ones for the memory.
 SHAPES = ((5, 4), (9, 2), (17, 1))
 MUON_RATE, ADAM_RATE, NOISE, LATENT_WEIGHT, EMA_DECAY = 3e-3, 1e-3, 0.05, {"apart": 0.1, "joint": 0.02, "cooldown": 0.02}, 0.995
+PARTS = ("vae", "muon", "adam")
 
 
 def whole_clip(self: WanResample, x: torch.Tensor, feat_cache=None, feat_idx=None) -> torch.Tensor:
@@ -111,20 +113,6 @@ class Trainer:
             self.ema[name].lerp_(value, 1 - min(EMA_DECAY, self.step / (self.step + 10)))
         return picture.item(), latent.item()
 
-    def save(self) -> None:
-        part = self.run / "checkpoint.part"
-        parts = {name: getattr(self, name).state_dict() for name in ("vae", "muon", "adam")}
-        torch.save({**parts, "ema": self.ema, "step": self.step}, part)
-        part.replace(self.run / "checkpoint.pt")
-
-    def resume(self) -> None:
-        path = self.run / "checkpoint.pt"
-        if path.exists():
-            stored = torch.load(path, map_location=self.device)
-            for name in ("vae", "muon", "adam"):
-                getattr(self, name).load_state_dict(stored[name])
-            self.ema, self.step = stored["ema"], stored["step"]
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -138,7 +126,7 @@ def main() -> None:
     WanResample.forward = whole_clip
     options.run.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(options.run, options.data, "cuda" if torch.cuda.is_available() else "cpu")
-    trainer.resume()
+    checkpoint.resume(trainer, PARTS)
     torch.manual_seed(trainer.step), np.random.seed(trainer.step)
     start, recent = time.time(), []
     for stage, first, last in read_plan(options.plan):
@@ -152,8 +140,8 @@ def main() -> None:
                     file.write(json.dumps(line) + "\n")
                 recent = []
             if trainer.step % 250 == 0:
-                trainer.save()
-        trainer.save()
+                checkpoint.save(trainer, PARTS)
+        checkpoint.save(trainer, PARTS)
 
 
 if __name__ == "__main__":
