@@ -110,14 +110,33 @@ class LockSession:
         Raises SessionError, GridMismatchError.
         """
         self._require_open("guide")
-        if self._has_guided:
-            raise SessionError(f"guide() of step {self._open.step} came twice; call it once per step")
-        self._has_guided = True
         if uncond is None:
+            self._guide_once()
             return cond
-        omega, s = self._omega(), s_star(cond, uncond) if self._projects() else 1.0
-        self._open = replace(self._open, omega=omega, s_star=float(s.mean()) if isinstance(s, Tensor) else s)
+        omega, s = self.guidance(cond, uncond)
         return guide(cond, uncond, omega, s)
+
+    def guidance(self, cond: Tensor, uncond: Tensor) -> tuple[float, float | Tensor]:
+        """omega and s_star of this step, for hosts that combine the two predictions themselves (M7, M8).
+
+        `cond`, `uncond` as in `guide`, or residuals x - x0, which have the same s_star. Returns (omega, s) with s 1.0 or
+        (B,1,1,1,1), and records both as applied. Raises SessionError, GridMismatchError.
+        """
+        self._require_open("guidance")
+        self._guide_once()
+        omega, s = self.omega(), s_star(cond, uncond) if self._projects() else 1.0
+        self._open = replace(self._open, omega=omega, s_star=float(s.mean()) if isinstance(s, Tensor) else s)
+        return omega, s
+
+    def omega(self) -> float:
+        """CFG scale of the open step (M7). Raises SessionError if it follows the risk and predicted() is yet to come."""
+        self._require_open("omega")
+        schedule = self.settings.guidance
+        if schedule is None:
+            return self.omega0
+        if schedule.kind == "risk" and not self._has_predicted:
+            raise SessionError(f"omega of step {self._open.step} needs its risk; call predicted(x0) first")
+        return schedule.omega(self.omega0, self._open.step, self.steps, self._risk)
 
     def end(self) -> StepRecord:
         """Close the step. Raises SessionError if none is open, or if a risk schedule was not told the prediction."""
@@ -165,13 +184,10 @@ class LockSession:
         except NonFiniteError as exc:
             raise NonFiniteError(f"step {self._open.step}, sigma {self._open.sigma}: {exc}") from exc
 
-    def _omega(self) -> float:
-        schedule = self.settings.guidance
-        if schedule is None:
-            return self.omega0
-        if schedule.kind == "risk" and not self._has_predicted:
-            raise SessionError(f"guide() of step {self._open.step} needs its risk; call predicted(x0) first")
-        return schedule.omega(self.omega0, self._open.step, self.steps, self._risk)
+    def _guide_once(self) -> None:
+        if self._has_guided:
+            raise SessionError(f"guide() of step {self._open.step} came twice; call it once per step")
+        self._has_guided = True
 
     def _projects(self) -> bool:
         """A lock that rests (alpha 0, or nothing to lock) leaves guidance alone too."""

@@ -30,6 +30,7 @@ from kvlock_core import (
     fuse,
     latent_mask,
     lock_strength,
+    s_star,
     token_mask,
 )
 
@@ -326,6 +327,17 @@ def test_omega_includes_the_risk_of_its_own_step():
         assert step.omega == schedule.omega(OMEGA0, step.step, STEPS, step.risk)
 
 
+def test_a_host_that_combines_itself_gets_what_guide_applies():
+    session = make_session(always(guidance=GuidanceSchedule("linear", start_percent=0.0)))
+    session.begin(3, 0.5)
+    session.predicted(X0)
+    cond, uncond = draw(1, C, T, H, W, seed=24), draw(1, C, T, H, W, seed=25)
+    omega, s = session.guidance(cond, uncond)
+    assert omega == session.omega() > OMEGA0 and torch.equal(s, s_star(cond, uncond))
+    record = session.end()
+    assert (record.omega, record.s_star) == (omega, float(s.mean()))
+
+
 def test_s_star_is_applied_exactly_where_the_lock_acts():
     session = make_session(always(0.5))
     final(session, source_path())
@@ -471,10 +483,13 @@ def _backwards(session):
         (lambda s: s.end(), r"end\(\) outside a step"),
         (lambda s: s.predicted(X0), r"predicted\(\) outside"),
         (lambda s: s.guide(X0, X0), r"guide\(\) outside"),
+        (lambda s: s.guidance(X0, X0), r"guidance\(\) outside"),
+        (lambda s: s.omega(), r"omega\(\) outside"),
         (lambda s: s.attention(Site(0), batch(), batch(), ROWS), r"attention\(\) outside"),
         (_twice(lambda s: s.begin(4, 0.5)), "step 3 is still open"),
         (_twice(lambda s: s.predicted(X0)), r"predicted\(\) of step 3"),
-        (_twice(lambda s: s.guide(X0, X0)), r"guide\(\) of step 3"),
+        (_twice(lambda s: s.guide(X0, None)), r"guide\(\) of step 3"),
+        (_twice(lambda s: s.guide(X0, X0)), "omega of step 3 needs its risk"),
         (_guide_then_predict, r"predicted\(\) of step 3"),
         (_guide_unpredicted, r"step 9 .*predicted\(x0\) first"),
         (_twice(lambda s: s.end()), r"step 3 ended without predicted"),
