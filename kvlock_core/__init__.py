@@ -30,7 +30,7 @@ from .risk import RiskWindow
 from .schedule import GuidanceSchedule, LockSchedule, guidance_scale, is_active, lock_strength
 from .session import LockSession
 from .settings import SessionSettings
-from .source import Lockstep, SourceKV
+from .source import InStep, Lockstep, SourceKV
 from .tokens import grow_mask, invert_mask, latent_mask, mask_coverage, token_mask
 from .trace import RunTrace
 from .types import RiskSettings, Site, StepPlan, StepRecord
@@ -40,6 +40,7 @@ __all__ = [
     "FreshNoisePath",
     "GridMismatchError",
     "GuidanceSchedule",
+    "InStep",
     "KVLockError",
     "LockSchedule",
     "LockSession",

@@ -38,6 +38,36 @@ class Lockstep:
         return split_rows(key, rows)[at], split_rows(value, rows)[at]
 
 
+class InStep(Lockstep):
+    """Also serves calls without a source row, from what was recorded earlier in the same step (M3, ours).
+
+    For hosts that cannot batch the source with every row, e.g. because their texts differ in length. Holds K,V of every
+    recorded block, so `forget` belongs to the end of each step.
+    """
+
+    def __init__(self):
+        self._kept: dict[Site, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def is_recorded(self) -> bool:
+        return bool(self._kept)
+
+    def record(self, site: Site, key: Tensor, value: Tensor) -> None:
+        """Keep source K,V (batch,heads,L,dim) of one attention call."""
+        self._kept[site] = (key, value)
+
+    def forget(self) -> None:
+        self._kept.clear()
+
+    def provide(self, site: Site, key: Tensor, value: Tensor, rows: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+        """See `SourceKV.provide`. Raises SourceError for a block that was not recorded."""
+        if SOURCE_ROW in rows:
+            return super().provide(site, key, value, rows)
+        if site not in self._kept:
+            raise SourceError(f"block {site.block} has no source K,V in this step; run the source before the other rows")
+        return self._kept[site]
+
+
 def split_rows(tensor: Tensor, rows: tuple[str, ...]) -> tuple[Tensor, ...]:
     """Views of the batch, one per role, each of batch/len(rows). Raises GridMismatchError."""
     batch = tensor.shape[0]

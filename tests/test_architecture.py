@@ -107,7 +107,8 @@ def host_stays_in_its_folder(name: str, source: str) -> list[str]:
 
 
 def pack_is_relative(name: str, source: str) -> list[str]:
-    own = {"kvlock_core", "nodes"}
+    # inside nodes/host an absolute `nodes` is ComfyUI's own nodes.py
+    own = {"kvlock_core"} if name.startswith("nodes/host/") else {"kvlock_core", "nodes"}
     return [f"imports {n} absolutely" for level, n in imports_of(source) if level == 0 and first(n) in own]
 
 
@@ -246,6 +247,8 @@ BREAKS = [
     (host_stays_in_its_folder, "nodes/lock.py", "import com" + "fy.model_management"),
     (host_stays_in_its_folder, "nodes/lock.py", "def f():\n    from server import PromptServer"),
     (pack_is_relative, "nodes/lock.py", "from kvlock_core import fuse"),
+    (pack_is_relative, "nodes/host/ksampler.py", "import kvlock_core"),
+    (pack_is_relative, "nodes/lock.py", "import nodes"),
     (file_is_short, "kvlock_core/risk.py", "x = 1\n" * FILE_LINES),
     (file_is_short, "nodes/lock.py", "x = 1\n" * NODE_FILE_LINES),
     (functions_are_short, "kvlock_core/risk.py", LONG),
@@ -266,6 +269,7 @@ KEEPS = [
     (host_stays_in_its_folder, "nodes/host/memory.py", "import com" + "fy.model_management"),
     (host_stays_in_its_folder, "nodes/lock.py", "from com" + "fy_api.latest import io"),
     (pack_is_relative, "nodes/lock.py", "from ..kvlock_core import fuse"),
+    (pack_is_relative, "nodes/host/ksampler.py", "import nodes"),
     (file_is_short, "nodes/host/memory.py", "x = 1\n" * NODE_FILE_LINES),
     (functions_are_short, "kvlock_core/risk.py", 'def f():\n    """' + "\n" * 99 + '"""\n    return 1'),
 ]

@@ -13,6 +13,7 @@ from einops import rearrange
 from kvlock_core import (
     GridMismatchError,
     GuidanceSchedule,
+    InStep,
     LockSchedule,
     LockSession,
     MaskError,
@@ -172,8 +173,8 @@ def batch(rows=3, seed=20):
 ROWS = ("cond", "uncond", "source")
 
 
-def open_session(settings, edit=None, step=STEPS - 1):
-    session = make_session(settings, edit)
+def open_session(settings, edit=None, step=STEPS - 1, **kwargs):
+    session = make_session(settings, edit, **kwargs)
     session.begin(step, SIGMAS[step])
     return session
 
@@ -590,3 +591,30 @@ def test_from_pixels_to_a_locked_run():
     result = final(session, source_path())
     assert result.isfinite().all() and not torch.equal(result, final())
     assert session.trace.summary()["locked_share"] == 0.4
+
+
+# a host that cannot batch the source with every row -------------------------------------------------------------------
+
+
+def test_in_step_serves_what_was_recorded_and_rides_along_where_it_can():
+    kept = InStep()
+    session = open_session(always(), source=kept)
+    new, source = batch(2), batch(1) + 1.0
+    assert not kept.is_recorded
+    kept.record(Site(0), source, source)
+    assert kept.is_recorded
+    alone, _ = session.attention(Site(0), new, new, ("cond", "uncond"))
+    together, _ = session.attention(Site(0), torch.cat([new, source]), torch.cat([new, source]), ROWS)
+    assert torch.equal(alone, together[:2]) and not torch.equal(alone, new)
+
+
+def test_in_step_has_no_block_that_was_not_recorded_in_this_step():
+    kept = InStep()
+    session = open_session(always(), source=kept)
+    kept.record(Site(0), batch(1), batch(1))
+    with pytest.raises(SourceError, match="block 1 has no source"):
+        session.attention(Site(1), batch(2), batch(2), ("cond", "uncond"))
+    kept.forget()
+    assert not kept.is_recorded
+    with pytest.raises(SourceError, match="block 0"):
+        session.attention(Site(0), batch(2), batch(2), ("cond", "uncond"))

@@ -1,0 +1,34 @@
+"""CFG Schedule: omega and s_star, for any sampler with CFG."""
+
+from comfy_api.latest import io
+
+from ..kvlock_core import GuidanceSchedule
+from .host.patch import patched
+from .inputs import guidance_inputs, guidance_schedule, percent
+from .schema import advanced, schema
+
+
+class KVLockCFGSchedule(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        d = GuidanceSchedule()
+        return schema(
+            node_id="KVLockCFGSchedule",
+            display_name="CFG Schedule",
+            description="Changes CFG from step to step, by risk or by the clock, and scales the negative prediction (s_star). "
+            "At cfg 1 there is nothing to combine: it then says so and does nothing.",
+            search_aliases=["cfg schedule", "dynamic cfg", "cfg zero star", "guidance schedule"],
+            inputs=[
+                io.Model.Input("model"),
+                *guidance_inputs(),
+                percent("start_percent", d.start_percent, "Share of the steps after which CFG begins to change; 1 never"),
+                percent("end_percent", d.end_percent, "Share of the steps after which CFG is the sampler's again; 1 keeps it to the end"),
+                advanced(io.Float.Input("tau", default=d.tau, min=1e-6, max=1e3, step=0.001, round=False,
+                                        tooltip="Risk (variance of latent values) at which CFG is as the sampler has it")),
+            ],
+            outputs=[io.Model.Output(display_name="model")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model, project, **guidance):
+        return io.NodeOutput(patched(model, guidance=guidance_schedule(**guidance), projection=project))

@@ -1,0 +1,1 @@
+"""The only rooms that name ComfyUI's internals; docs/hosts.md says how such a folder is written."""

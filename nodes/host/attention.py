@@ -1,0 +1,89 @@
+"""Stands in the host's attention calls: finds self-attention over the clip, asks the session, goes on to whoever came before."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key, copy_nested_dicts
+from torch import Tensor
+
+from ...kvlock_core import InStep, LockSession, Site
+from ...kvlock_core.types import SOURCE_ROW
+from .calls import ModelCall
+from .errors import BypassedAttentionError
+
+OVERRIDE = "optimized_attention_override"
+KEY = "kvlock_attention"
+
+
+class LockedAttention:
+    """The attention override of one model call.
+
+    `rows` roles of the batch in order; `tokens` length of the clip's self-attention; `texts` lengths of the contexts of
+    the same call: a cross-attention whose context is as long as the clip looks the same, but comes after self-attention.
+    """
+
+    def __init__(self, session: LockSession, source: InStep, rows: tuple[str, ...], tokens: int, texts: tuple[int, ...]):
+        self.session, self.source, self.rows, self.tokens = session, source, rows, tokens
+        self.previous = None
+        self.blocks_seen = 0
+        self._alike_per_block = 1 + sum(length == tokens for length in texts)
+        self._alike_calls = 0
+
+    def __call__(self, attend, query: Tensor, key: Tensor, value: Tensor, *args, **kwargs) -> Tensor:
+        if self._is_self_attention(query, key, value, kwargs):
+            key, value = self._fused(self._site(kwargs), key, value)
+        if self.previous is None:
+            return attend(query, key, value, *args, **kwargs)
+        return self.previous(attend, query, key, value, *args, **kwargs)
+
+    def _is_self_attention(self, query: Tensor, key: Tensor, value: Tensor, kwargs: dict) -> bool:
+        if kwargs.get("skip_reshape") or not query.shape == key.shape == value.shape or key.shape[1] != self.tokens:
+            return False
+        self._alike_calls += 1
+        return (self._alike_calls - 1) % self._alike_per_block == 0
+
+    def _site(self, kwargs: dict) -> Site:
+        """The host's own block index where it gives one (0.8 and later), else the count of calls."""
+        block = kwargs.get("transformer_options", {}).get("block_index", self.blocks_seen)
+        self.blocks_seen += 1
+        return Site(block)
+
+    def _fused(self, site: Site, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        k, v = key.unsqueeze(1), value.unsqueeze(1)  # (B,1,L,heads*D): fusion is per token, heads may stay together
+        if self.rows == (SOURCE_ROW,):
+            if self.session.settings.locks_block(site.block):
+                self.source.record(site, k, v)
+            return key, value
+        k, v = self.session.attention(site, k, v, self.rows)
+        return k.squeeze(1), v.squeeze(1)
+
+
+def watched(executor, call: ModelCall, attention: LockedAttention) -> Tensor:
+    """Runs the call with `attention` in front of whatever override it carries. Raises BypassedAttentionError."""
+    options = copy_nested_dicts(call.options)
+    attention.previous = options.get(OVERRIDE)
+    options[OVERRIDE] = attention
+    models = []
+
+    def note(run_model, *args, **kwargs):
+        models.append(run_model.class_obj)
+        return run_model(*args, **kwargs)
+
+    # behind all other wrappers: a cache that answers for the model (EasyCache) never gets here
+    add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, note, options)
+    out = replace(call, options=options).run(executor)
+    for model in models:
+        _check_all_blocks_came_by(model, attention, options)
+    return out
+
+
+def _check_all_blocks_came_by(model, attention: LockedAttention, options: dict) -> None:
+    replaced = sum(kind[0] == "double_block" for kind in options.get("patches_replace", {}).get("dit", {}))
+    expected = len(model.blocks)
+    if attention.blocks_seen < expected - replaced:
+        raise BypassedAttentionError(
+            f"KV-Lock saw self-attention over {attention.tokens} tokens in {attention.blocks_seen} of {expected} blocks. "
+            "Another node replaced the attention itself, for example a memory-efficient SageAttention patch, or added "
+            "reference frames to the clip: remove or bypass that node, or use one that sets the attention backend"
+        )

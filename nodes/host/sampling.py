@@ -1,0 +1,197 @@
+"""The life of one sampling run: born in OUTER_SAMPLE, dead when it returns, whatever happened in between.
+
+    OUTER_SAMPLE      a `Run` hangs its hooks into this run's own copy of the options
+    PREPARE_SAMPLING  the host reserves memory for the source row                         memory.py
+    SAMPLER_SAMPLE    schedule and shapes are known: the `LockSession` is made            steps.py, source.py
+    PREDICT_NOISE     one evaluation: begin(step) ... end()
+    CALC_COND_BATCH   conditional prediction, before CFG and the inpaint blend: predicted(x0)
+    pre-CFG           s_star                                                              guidance.py
+    APPLY_MODEL       the source joins the batch, attention is overridden                 rows.py, attention.py
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+
+import comfy.samplers
+import torch
+from comfy.model_patcher import create_model_options_clone
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+from comfy.sampler_helpers import convert_cond
+from torch import Tensor
+
+from ...kvlock_core import InStep, LockSession, RunTrace, SessionSettings, StepPlan, StepRecord
+from . import events, guidance, memory
+from .calls import ModelCall
+from .models import family_of
+from .rows import SOURCE_CONDS, SourceRows
+from .source import source_path
+from .steps import Timeline, timeline
+
+KEY = "kvlock_run"
+
+
+def outer_sample(executor, patch, *args, **kwargs) -> Tensor:
+    """Samples under the settings of `patch`, and hands the trace to its reports."""
+    guider = executor.class_obj
+    options, cfg = guider.model_options, guider.cfg
+    guider.model_options = create_model_options_clone(options)
+    run = Run(guider, patch)
+    try:
+        run.hang_into(guider.model_options)
+        samples = executor(*args, **kwargs)
+        for report in patch.reports:
+            report.add(samples, run.trace)
+        return samples
+    finally:
+        guider.model_options, guider.cfg = options, cfg
+        run.forget()
+
+
+class Run:
+    """State of one run; only this run's options refer to it."""
+
+    def __init__(self, guider, patch):
+        self.guider, self.patch = guider, patch
+        self.session: LockSession | None = None
+        self.plan: StepPlan | None = None
+        self._timeline: Timeline | None = None
+        self._rows: SourceRows | None = None
+        self._kept = InStep()
+        self._ahead: _Ahead | None = None
+        self._has_predicted = False
+        self._earlier: tuple[StepRecord, ...] = ()
+
+    def __deepcopy__(self, memo) -> Run:
+        return self  # ComfyUI up to 0.8 deep-copies what hangs in options
+
+    def hang_into(self, options: dict) -> None:
+        """Adds the wrappers to `options`, and the source's text to the guider's conditions."""
+        for kind, wrapper in (
+            (WrappersMP.PREPARE_SAMPLING, self.prepare_sampling),
+            (WrappersMP.SAMPLER_SAMPLE, self.sampler_sample),
+            (WrappersMP.PREDICT_NOISE, self.predict_noise),
+            (WrappersMP.CALC_COND_BATCH, self.calc_cond_batch),
+            (WrappersMP.APPLY_MODEL, self.apply_model),
+        ):
+            add_wrapper_with_key(kind, KEY, wrapper, options, is_model_options=True)
+        if self.patch.lock is not None and self.patch.source.conditioning is not None:
+            # hooks were registered before this run was born, so the source's text goes without
+            conds = convert_cond(self.patch.source.conditioning)
+            self.guider.conds[SOURCE_CONDS] = [{k: v for k, v in cond.items() if k != "hooks"} for cond in conds]
+
+    def forget(self) -> None:
+        """Frees every tensor, even if someone keeps this object."""
+        self.session = self._rows = self._ahead = None
+        self._kept.forget()
+
+    @property
+    def trace(self) -> RunTrace:
+        now = self.session.trace
+        return replace(now, steps=(*self._earlier, *now.steps))
+
+    # the host's hooks, in the order of the table above ------------------------------------------------------------------
+
+    def prepare_sampling(self, executor, model, noise_shape, *args, **kwargs):
+        if self.patch.lock is not None:
+            rows = sum(bool(conds) for name, conds in self.guider.conds.items() if name != SOURCE_CONDS)
+            noise_shape = memory.reserving(noise_shape, rows + 1)
+        return executor(model, noise_shape, *args, **kwargs)
+
+    def sampler_sample(self, executor, guider, sigmas, extra_args, callback, noise, *args, **kwargs):
+        model, patch = guider.inner_model, self.patch
+        family = family_of(model)
+        if patch.source is not None:
+            patch.source.check(family, noise.shape)
+        if patch.lock is not None:
+            path = source_path(patch.source, model, noise)
+            self._rows = SourceRows(guider, family, tuple(noise.shape[1:]), path, self._kept, patch.watchers)
+        if guidance.can_guide(guider):
+            guidance.add_projection(extra_args["model_options"], lambda: self.session)
+        elif patch.guidance is not None or patch.projection:
+            events.say(patch.watchers, guidance.NOT_APPLIED)
+        self._timeline = timeline(sigmas.tolist(), model.model_sampling)  # a copy: uni_pc writes into its levels
+        self.session = self._new_session()
+        return executor(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
+
+    def predict_noise(self, executor, x, timestep, model_options, seed):
+        sigma = float(timestep.max())
+        step = self._timeline.step(sigma)
+        if self.plan is not None and step < self.plan.step:  # a sampler that climbs back up starts a new window
+            self._earlier, self.session = self.trace.steps, self._new_session()
+        self.plan, self._has_predicted = self.session.begin(step, sigma), False
+        with self._omega(x, timestep, model_options):
+            prediction = executor(x, timestep, model_options, seed)
+        record = self.session.end()
+        self._kept.forget()
+        events.step_done(self.patch.watchers, record, self._timeline.total, self.patch.tau)
+        return prediction
+
+    def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options):
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead.answers(conds, x_in):
+            return ahead.predictions_of(conds)
+        predictions = executor(model, conds, x_in, timestep, model_options)
+        self._observe(conds, predictions)
+        return predictions
+
+    def apply_model(self, executor, *args, **kwargs):
+        if not self.plan.needs_source:
+            return executor(*args, **kwargs)
+        return self._rows.predict(executor, ModelCall.of(*args, **kwargs), self.session, self.plan)
+
+    # one evaluation -----------------------------------------------------------------------------------------------------
+
+    def _new_session(self) -> LockSession:
+        patch, source, guides = self.patch, self.patch.source, guidance.can_guide(self.guider)
+        settings = SessionSettings(
+            lock=patch.lock,
+            guidance=patch.guidance if guides else None,
+            risk=patch.risk if source is not None else replace(patch.risk, region="all"),
+            projection=patch.projection and guides,
+            rows=patch.rows,
+            blocks=patch.blocks,
+        )
+        return LockSession(
+            settings,
+            steps=self._timeline.total,
+            edit=None if source is None else source.edit,
+            tokens=None if source is None else source.tokens,
+            omega0=self.guider.cfg,
+            source=self._kept,
+        )
+
+    def _omega(self, x: Tensor, timestep: Tensor, model_options: dict) -> AbstractContextManager:
+        """This evaluation's CFG scale. It follows the evaluation's own prediction, so that is made first and handed over
+        when the host asks: nothing is computed twice, and every CFG node sees the scale that will be used."""
+        schedule = self.session.settings.guidance
+        if schedule is None:
+            return nullcontext()
+        if schedule.kind == "risk":
+            conds = [self.guider.conds["positive"], self.guider.conds["negative"]]
+            predictions = comfy.samplers.calc_cond_batch(self.guider.inner_model, conds, x, timestep, model_options)
+            self._ahead = _Ahead(x, conds, predictions)
+        return guidance.scale(self.guider, self.session.omega())
+
+    def _observe(self, conds: list, predictions: list[Tensor]) -> None:
+        """The first conditional prediction of an evaluation; later ones come from other packs' extra passes."""
+        positive = self.guider.conds["positive"]
+        for cond, x0 in zip(conds, predictions):
+            if cond is positive and not self._has_predicted:
+                self._has_predicted = True
+                self.session.predicted(x0)
+
+
+class _Ahead:
+    """Predictions made ahead, for the one time that the host asks for them."""
+
+    def __init__(self, x: Tensor, conds: list, predictions: list[Tensor]):
+        self._x, self._known = x, [(id(cond), prediction) for cond, prediction in zip(conds, predictions)]
+
+    def answers(self, conds: list, x: Tensor) -> bool:
+        return x is self._x and all(cond is None or id(cond) in dict(self._known) for cond in conds)
+
+    def predictions_of(self, conds: list) -> list[Tensor]:
+        known = dict(self._known)
+        return [torch.zeros_like(self._x) if cond is None else known[id(cond)] for cond in conds]

@@ -1,0 +1,118 @@
+"""The source clip as a graph carries it, and as the model meets it at a noise level (M2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...kvlock_core import (
+    GridMismatchError,
+    NonFiniteError,
+    SourceError,
+    SourcePath,
+    latent_mask,
+    mask_coverage,
+    token_mask,
+)
+from .models import ModelFamily, family_of
+
+#: Where the source's noise comes from: its own seed, the edit's draw, or a fresh draw per step.
+SOURCE_NOISES = ("own", "shared", "fresh")
+
+#: Spreads (seed, step) over generator seeds; as in kvlock_core's FreshNoisePath, so that both hosts draw alike.
+_SEED_STRIDE = 1_000_003
+
+
+@dataclass(frozen=True, eq=False)
+class SourceHandle:
+    """What "Invert & Cache KV" hands on.
+
+    `samples` (1,C,T,h,w) as the VAE made it; `edit` (T,h,w) latent edit mask; `tokens` (L,) token edit mask;
+    `conditioning` the source's text, None = the edit's positive.
+    """
+
+    family: ModelFamily
+    samples: Tensor
+    edit: Tensor
+    tokens: Tensor
+    conditioning: list | None
+    noise: str
+    seed: int
+
+    def __deepcopy__(self, memo) -> SourceHandle:
+        return self
+
+    @property
+    def editable_share(self) -> float:
+        return mask_coverage(self.tokens)
+
+    def check(self, family: ModelFamily, shape) -> None:
+        """Raises SourceError, GridMismatchError if a run of `family` on a latent of `shape` cannot use this source."""
+        if family != self.family:
+            raise SourceError(
+                f"the source was made for {self.family.name}, but the sampler runs {family.name}; "
+                "link the same model to Invert & Cache KV"
+            )
+        if tuple(shape[1:]) != tuple(self.samples.shape[1:]):
+            raise GridMismatchError(
+                f"the source latent is {tuple(self.samples.shape)}, but the sampler works on {tuple(shape)}; "
+                "give both the same width, height and number of frames"
+            )
+
+
+def make_source(model, latent: dict, edit_mask: Tensor, conditioning: list | None, noise: str, seed: int) -> SourceHandle:
+    """The handle for a MODEL, a LATENT and a MASK (F,H,W) or (H,W). Raises KVLockError."""
+    family = family_of(model.model)
+    samples = latent["samples"]
+    _check_latent(samples)
+    mask = edit_mask.unsqueeze(0) if edit_mask.ndim == 2 else edit_mask
+    edit = latent_mask(mask.cpu(), temporal=family.temporal, spatial=family.spatial, size=tuple(samples.shape[2:]))
+    return SourceHandle(family, samples, edit, token_mask(edit, family.patch), conditioning, noise, seed)
+
+
+def _check_latent(samples: Tensor) -> None:
+    if samples.ndim != 5 or samples.shape[0] != 1:
+        raise GridMismatchError(
+            f"the source latent has shape {tuple(samples.shape)}; encode one clip with this video model's VAE, "
+            "which gives (1, channels, frames, height, width)"
+        )
+    if not samples.isfinite().all():
+        raise NonFiniteError("the source latent holds NaN or infinity; encode the clip again, with the VAE in float32")
+
+
+@dataclass(frozen=True, eq=False)
+class HostPath(SourcePath):
+    """The source at a noise level, through the model's own `noise_scaling`. `draw(step)` gives noise like `z_src`."""
+
+    z_src: Tensor
+    draw: Callable[[int], Tensor]
+    model_sampling: object
+    reconstruction_error: float = 0.0
+
+    def at(self, step: int, sigma: float) -> Tensor:
+        level = torch.full((1,) * self.z_src.ndim, sigma, dtype=torch.float32, device=self.z_src.device)
+        return self.model_sampling.noise_scaling(level, self.draw(step), self.z_src)
+
+
+def source_path(source: SourceHandle, base_model, noise: Tensor) -> HostPath:
+    """The path of one run; `noise` (B,C,T,h,w) is the run's own."""
+    z_src = base_model.process_latent_in(source.samples.to(noise)).expand_as(noise)
+    return HostPath(z_src, _draws(source, noise), base_model.model_sampling)
+
+
+def _draws(source: SourceHandle, noise: Tensor) -> Callable[[int], Tensor]:
+    if source.noise == "shared":
+        return lambda step: noise
+    if source.noise == "fresh":
+        return lambda step: _draw(source, source.seed * _SEED_STRIDE + step, noise)
+    fixed = _draw(source, source.seed, noise)
+    return lambda step: fixed
+
+
+def _draw(source: SourceHandle, seed: int, noise: Tensor) -> Tensor:
+    """The same for a seed on every device; one draw for all clips of a batch, since the source is one clip."""
+    generator = torch.Generator("cpu").manual_seed(seed % 2**63)
+    return torch.randn(source.samples.shape, generator=generator).to(noise).expand_as(noise)

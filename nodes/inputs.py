@@ -1,0 +1,91 @@
+"""Inputs that several nodes share, and what they mean to the method. Released widgets are only ever appended to."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..kvlock_core import GuidanceSchedule, LockSchedule, RiskSettings
+from ..kvlock_core.schedule import KINDS
+from .schema import advanced
+
+OFF = "off"
+LOCKED_ROWS = {"positive and negative": ("cond", "uncond"), "positive only": ("cond",), "negative only": ("uncond",)}
+LAST_BLOCK = -1
+
+
+def percent(name: str, default: float, tooltip: str):
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip)
+
+
+def lock_inputs() -> list:
+    """How hard the background is held (M6)."""
+    d = LockSchedule()
+    return [
+        io.Combo.Input("lock_schedule", options=[*KINDS, OFF], default=d.kind,
+                       tooltip="risk: as hard as the model is unsure about the edit; constant: always at alpha_ceiling; "
+                       "linear, cosine: falls from ceiling to floor; off: no lock"),
+        percent("start_percent", d.start_percent, "Share of the steps after which the lock begins; 0 holds the background best, "
+                "1 never locks"),
+        percent("end_percent", d.end_percent, "Share of the steps after which the lock ends; 1 keeps it to the end"),
+        percent("alpha_ceiling", d.ceiling, "Hardest lock: 1 gives the background the source's keys and values, 0 leaves it free"),
+        advanced(percent("alpha_floor", d.floor, "Softest lock inside the active range; 0 lets a calm run go free")),
+        advanced(io.Float.Input("tau", default=d.tau, min=1e-6, max=1e3, step=0.001, round=False,
+                                tooltip="Risk at which the lock is fully on (variance of latent values); smaller locks sooner")),
+    ]  # fmt: skip
+
+
+def where_inputs() -> list:
+    """What of the model is locked (M4)."""
+    return [
+        advanced(io.Combo.Input("locked_rows", options=list(LOCKED_ROWS), default=next(iter(LOCKED_ROWS)),
+                                tooltip="Which predictions are locked; both is the safe choice")),
+        advanced(io.Int.Input("first_block", default=0, min=0, max=999, tooltip="First transformer block that is locked; 0 is the first")),
+        advanced(io.Int.Input("last_block", default=LAST_BLOCK, min=LAST_BLOCK, max=999,
+                              tooltip="Last transformer block that is locked; -1 is the model's last")),
+    ]  # fmt: skip
+
+
+def guidance_inputs() -> list:
+    """How hard the prompt is pushed (M7, M8)."""
+    d = GuidanceSchedule()
+    return [
+        io.Combo.Input("omega_schedule", options=[*KINDS, OFF], default=d.kind,
+                       tooltip="How CFG changes: risk: up where the model is unsure; linear, cosine: from ceiling to floor; "
+                       "constant and off: cfg as the sampler has it"),
+        io.Float.Input("omega_ceiling", default=d.ceiling, min=0.0, max=10.0, step=0.05,
+                       tooltip="CFG is at most this many times the sampler's; 1 never raises it"),
+        advanced(io.Float.Input("omega_floor", default=d.floor, min=0.0, max=10.0, step=0.05,
+                                tooltip="CFG is at least this many times the sampler's; 1 never lowers it, 0 is the paper's literal formula")),
+        advanced(io.Boolean.Input("project", default=True,
+                                  tooltip="Scale the negative prediction to fit the positive one (s_star, as CFG-Zero*); off is plain CFG")),
+    ]  # fmt: skip
+
+
+def risk_inputs() -> list:
+    """How risk is measured (M5)."""
+    d = RiskSettings()
+    return [
+        advanced(io.Int.Input("window", default=d.window, min=2, max=100, tooltip="Number of last predictions whose variance is the risk")),
+        advanced(io.Combo.Input("region", options=["edit", "all"], default=d.region,
+                                tooltip="Measure inside the edit mask, or everywhere; without a source it is everywhere")),
+        advanced(io.Boolean.Input("detrend", default=d.detrend, tooltip="Do not count the steady drift of a prediction as risk; needs a window of 3")),
+        advanced(io.Boolean.Input("normalise", default=d.normalise, tooltip="Divide risk by the prediction's mean square, so that tau is relative")),
+    ]  # fmt: skip
+
+
+def lock_schedule(lock_schedule, start_percent, end_percent, alpha_ceiling, alpha_floor, tau) -> LockSchedule | None:
+    if lock_schedule == OFF:
+        return None
+    return LockSchedule(lock_schedule, tau, alpha_floor, alpha_ceiling, start_percent, end_percent)
+
+
+def guidance_schedule(omega_schedule, omega_ceiling, omega_floor, tau, start_percent, end_percent) -> GuidanceSchedule | None:
+    if omega_schedule == OFF:
+        return None
+    return GuidanceSchedule(omega_schedule, tau, omega_floor, omega_ceiling, start_percent, end_percent)
+
+
+def block_range(first_block: int, last_block: int) -> tuple[int, int] | None:
+    if first_block == 0 and last_block == LAST_BLOCK:
+        return None
+    return first_block, 10**6 if last_block == LAST_BLOCK else last_block

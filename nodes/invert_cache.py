@@ -1,0 +1,47 @@
+"""Invert & Cache KV: the clip that is edited, as a handle for the other nodes."""
+
+from comfy_api.latest import io
+
+from .host import events
+from .host.source import SOURCE_NOISES, make_source
+from .schema import advanced, schema
+from .sockets import Source
+
+
+class KVLockInvertCache(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="KVLockInvertCache",
+            display_name="Invert & Cache KV",
+            description="Prepares the clip that you edit: its latent, what may change in it, and its noise. Costs nothing now; "
+            "its keys and values are computed inside the sampler, exactly at the steps that lock.",
+            search_aliases=["kv lock source", "invert video", "background lock"],
+            inputs=[
+                io.Model.Input("model", tooltip="The video model that will edit; tells the size of a token."),
+                io.Latent.Input("source_latent", tooltip="The clip, encoded with the model's own VAE (VAE Encode)."),
+                io.Mask.Input("edit_mask", tooltip="White may change. One frame serves the whole clip; any size."),
+                io.Conditioning.Input("source_conditioning", optional=True,
+                                      tooltip="Text that describes the source; without it the edit's positive is used."),
+                advanced(io.Combo.Input("source_noise", options=list(SOURCE_NOISES), default=SOURCE_NOISES[0],
+                                        tooltip="own: a draw of its own seed; shared: the sampler's noise; fresh: a new draw per step")),
+                advanced(io.Int.Input("source_seed", default=1, min=0, max=2**63 - 1, control_after_generate=False,
+                                      tooltip="Seed of the source's own noise; the edit's seed stays free")),
+            ],
+            outputs=[Source.Output(display_name="source", tooltip="For KV-Lock Sampler or KV-Lock (Patch Model).")],
+            hidden=[io.Hidden.unique_id],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model, source_latent, edit_mask, source_conditioning=None, source_noise="own", source_seed=1):
+        source = make_source(model, source_latent, edit_mask, source_conditioning, source_noise, source_seed)
+        events.note(cls.hidden.unique_id, _what_may_change(source.editable_share, len(source.tokens)))
+        return io.NodeOutput(source)
+
+
+def _what_may_change(share: float, tokens: int) -> str:
+    if share == 0.0:
+        return "The edit mask is empty: everything is held to the source. Paint what may change white, or invert the mask."
+    if share == 1.0:
+        return "The edit mask covers every token: nothing will be locked. Check the mask, or invert it."
+    return f"{share:.1%} of {tokens} tokens may change"

@@ -1,0 +1,71 @@
+"""Hallucination Monitor: watches a run and changes nothing. Report: what it saw."""
+
+from comfy_api.latest import io, ui
+
+from ..kvlock_core import RiskSettings
+from .chart import draw
+from .host.patch import patched
+from .host.report import Report
+from .inputs import risk_inputs
+from .schema import schema
+from .sockets import ReportSocket, Source
+
+
+class KVLockMonitor(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="KVLockMonitor",
+            display_name="Hallucination Monitor",
+            description="Measures at every step how much the model still changes its mind about the edit (risk). Changes nothing "
+            "by itself; how risk is measured here also holds for the lock and the CFG schedule of the same model.",
+            search_aliases=["risk", "hallucination", "variance monitor", "kv lock monitor"],
+            inputs=[
+                io.Model.Input("model"),
+                Source.Input("source", optional=True, tooltip="From Invert & Cache KV: risk is measured inside its edit mask."),
+                *risk_inputs(),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model"),
+                ReportSocket.Output(display_name="report", tooltip="Link to KV-Lock Report, with the sampler's latent."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, model, source=None, **risk):
+        report = Report()
+        changes = {} if source is None else {"source": source}
+        watchers = (cls.hidden.unique_id,)
+        return io.NodeOutput(patched(model, risk=RiskSettings(**risk), watchers=watchers, reports=(report,), **changes), report)
+
+
+class KVLockReport(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="KVLockReport",
+            display_name="KV-Lock Report",
+            description="What happened at each step of a finished run: a chart, three numbers, and everything as JSON.",
+            search_aliases=["risk chart", "kv lock trace"],
+            inputs=[
+                ReportSocket.Input("report", tooltip="From Hallucination Monitor or KV-Lock Sampler."),
+                io.Latent.Input("latent", tooltip="The latent that the run made; it tells which run is meant."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="chart"),
+                io.Float.Output(display_name="last_risk", tooltip="Risk of the last step; NaN if it was never known."),
+                io.Float.Output(display_name="mean_alpha", tooltip="Mean lock strength over the locked steps; 0 if none was."),
+                io.Float.Output(display_name="locked_share", tooltip="Share of the steps that were locked."),
+                io.String.Output(display_name="json", tooltip="Settings and every step."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, report, latent):
+        trace = report.trace_of(latent["samples"])
+        seen, chart = trace.summary(), draw(trace)
+        risk = float("nan") if seen["last_risk"] is None else seen["last_risk"]
+        numbers = (risk, seen["mean_locked_alpha"] or 0.0, seen["locked_share"])
+        return io.NodeOutput(chart, *numbers, trace.to_json(), ui=ui.PreviewImage(chart, cls=cls))

@@ -1,0 +1,22 @@
+"""One spelling of node schemas for every ComfyUI that we support."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from comfy_api.latest import io
+
+CATEGORY = "KV-Lock"
+
+_KNOWN = {field.name for field in dataclasses.fields(io.Schema)}
+
+
+def schema(**fields) -> io.Schema:
+    """`io.Schema`, without the fields that an older ComfyUI does not have (search aliases before 0.33)."""
+    return io.Schema(category=CATEGORY, **{name: value for name, value in fields.items() if name in _KNOWN})
+
+
+def advanced(widget):
+    """Marks an input as rarely used: folded away from 0.33 on, an ordinary widget before."""
+    widget.extra_dict = {**(getattr(widget, "extra_dict", None) or {}), "advanced": True}
+    return widget
