@@ -44,6 +44,15 @@ def toy():
     return load_toy()
 
 
+@pytest.fixture(scope="session")
+def source(pack, toy):
+    """The handle of one clip whose corner may change."""
+    from world import call, mask, source_latent
+
+    (handle,) = call(pack["KVLockInvertCache"], model=toy, source_latent=source_latent(), edit_mask=mask())
+    return handle
+
+
 @pytest.fixture(autouse=True)
 def no_gradients():
     import torch

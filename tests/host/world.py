@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -90,3 +91,28 @@ def call(node, **given) -> tuple:
     combos = {i.id: i.options[0] for i in schema.inputs if i.id not in defaults and getattr(i, "options", None)}
     prepared = type(node.__name__, (node,), {"hidden": SimpleNamespace(unique_id="7", prompt=None, extra_pnginfo=None)})
     return prepared.execute(**{**combos, **defaults, **given}).args
+
+
+def of_pack(thing, name: str):
+    """The module `name` of nodes/host, whatever name ComfyUI loaded the pack under; `thing` is any object of that folder."""
+    return sys.modules[type(thing).__module__.rsplit(".", 1)[0] + "." + name]
+
+
+#: Widgets of the lock that acts in every step at full strength.
+FULL = {"lock_schedule": "constant", "start_percent": 0.0}
+
+
+def locked(pack, model, source, **widgets):
+    """The MODEL with KV-Lock (Patch Model) on it."""
+    return call(pack["KVLockApply"], model=model, source=source, **{**FULL, **widgets})[0]
+
+
+def monitored(pack, model, source=None, **widgets):
+    """The MODEL with Hallucination Monitor on it, and its report."""
+    given = {} if source is None else {"source": source}
+    return call(pack["KVLockMonitor"], model=model, **given, **widgets)
+
+
+def guided(pack, model, **widgets):
+    """The MODEL with CFG Schedule on it."""
+    return call(pack["KVLockCFGSchedule"], model=model, **{"start_percent": 0.0, **widgets})[0]
