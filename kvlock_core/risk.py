@@ -14,7 +14,7 @@ from einops import einsum
 from torch import Tensor
 
 from .errors import GridMismatchError, MaskError, NonFiniteError
-from .types import EDITABLE_FROM, check_window_size
+from .types import EDITABLE_FROM, RiskSettings, check_window_size
 
 
 class RiskWindow:
@@ -33,6 +33,7 @@ class RiskWindow:
     def reset(self) -> None:
         """Forget everything."""
         self._count = 0
+        self.risk: float | None = None  #: what the last push returned
         self._edit: Tensor | None = None
         self._seen: deque[tuple[float, Tensor]] = deque(maxlen=self.size)
 
@@ -51,7 +52,21 @@ class RiskWindow:
         region = x0.flatten(2) if edit is None else x0[..., edit.to(x0.device) >= EDITABLE_FROM]
         self._seen.append((float(self._count if position is None else position), region.to(torch.float32, copy=True)))
         self._count += 1
-        return self._value()
+        self.risk = self._value()
+        return self.risk
+
+    def continues(self, settings: RiskSettings) -> bool:
+        """True if this window measures what `settings` ask for, so that their run can go on with it."""
+        asked = (settings.window, settings.detrend, settings.normalise)
+        has_edit = self._edit is not None
+        return (self.size, self.detrend, self.normalise) == asked and has_edit == (settings.region == "edit")
+
+    def moved_to(self, device: str | torch.device) -> RiskWindow:
+        """A copy that goes on from here by itself, its predictions on `device`."""
+        copied = RiskWindow(self.size, self.detrend, self.normalise)
+        copied._count, copied.risk, copied._edit = self._count, self.risk, self._edit
+        copied._seen.extend((position, region.to(device, copy=True)) for position, region in self._seen)
+        return copied
 
     def _value(self) -> float | None:
         window = torch.stack([region for _, region in self._seen])  # (n,B,C,M)

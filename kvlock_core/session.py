@@ -15,7 +15,7 @@ from .risk import RiskWindow
 from .settings import SessionSettings
 from .source import Lockstep, SourceKV, split_rows
 from .trace import RunTrace, plain
-from .types import Site, StepPlan, StepRecord
+from .types import RiskSettings, Site, StepPlan, StepRecord
 
 _log = logging.getLogger("kvlock")
 
@@ -25,7 +25,9 @@ class LockSession:
 
     `edit` (T,h,w) latent edit mask: where risk is measured. `tokens` (L,) token edit mask: what stays free (M1). Each
     may be None if nothing needs it. `steps` of the whole run, `omega0` the sampler's CFG scale, `source` the source
-    mode, by default Lockstep(). One session is one run: make a new one for the next. Raises SettingsError, MaskError.
+    mode, by default Lockstep(). One session is one run: make a new one for the next. A run that continues another one,
+    e.g. with a second model, is given its `window`; it must have been made with the same risk settings. Raises
+    SettingsError, MaskError.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class LockSession:
         tokens: Tensor | None,
         omega0: float = 1.0,
         source: SourceKV | None = None,
+        window: RiskWindow | None = None,
     ):
         _check_masks(settings, steps, edit, tokens)
         self.settings, self.steps, self.omega0 = settings, steps, float(omega0)
@@ -45,8 +48,7 @@ class LockSession:
         self._lock = None if tokens is None else 1.0 - tokens.to(torch.float32)
         self._has_lock = self._lock is not None and bool((self._lock > 0).any())
         self._lock_is_hard = self._lock is not None and bool(((self._lock == 0) | (self._lock == 1)).all())
-        self._window = RiskWindow(settings.risk.window, settings.risk.detrend, settings.risk.normalise)
-        self._risk: float | None = None
+        self.window = _new_window(settings.risk) if window is None else _checked_window(window, settings.risk)
         self._open: StepRecord | None = None
         self._plan: StepPlan | None = None
         self._weight: Tensor | None = None
@@ -65,7 +67,7 @@ class LockSession:
             raise SessionError(f"step {step} comes after step {self._done[-1].step}; make a new session for a new run")
         lock, acting = self.settings.lock, self.settings.acting_schedule
         active = acting is not None and acting.is_active(step, self.steps)
-        alpha = 0.0 if lock is None else lock.alpha(step, self.steps, self._risk)
+        alpha = 0.0 if lock is None else lock.alpha(step, self.steps, self.window.risk)
         needs_source = alpha > 0.0 and self._has_lock
         self._plan = StepPlan(int(step), float(sigma), active, alpha, needs_source)
         self._open = StepRecord(**asdict(self._plan), risk=None, omega=None, s_star=None)
@@ -98,10 +100,10 @@ class LockSession:
             raise SessionError(
                 f"predicted() of step {self._open.step} came twice or after guide(); call it once, before guide()"
             )
-        self._risk = self._pushed(x0)
+        risk = self._pushed(x0)
         self._has_predicted = True
-        self._open = replace(self._open, risk=self._risk)
-        return self._risk
+        self._open = replace(self._open, risk=risk)
+        return risk
 
     def guide(self, cond: Tensor, uncond: Tensor | None) -> Tensor:
         """Combine the two velocities (B,C,T,h,w) with this step's omega and s_star (M7, M8).
@@ -136,7 +138,7 @@ class LockSession:
             return self.omega0
         if schedule.kind == "risk" and not self._has_predicted:
             raise SessionError(f"omega of step {self._open.step} needs its risk; call predicted(x0) first")
-        return schedule.omega(self.omega0, self._open.step, self.steps, self._risk)
+        return schedule.omega(self.omega0, self._open.step, self.steps, self.window.risk)
 
     def end(self) -> StepRecord:
         """Close the step. Raises SessionError if none is open, or if a risk schedule was not told the prediction."""
@@ -180,7 +182,7 @@ class LockSession:
 
     def _pushed(self, x0: Tensor) -> float | None:
         try:
-            return self._window.push(x0, self._edit, self._open.sigma)
+            return self.window.push(x0, self._edit, self._open.sigma)
         except NonFiniteError as exc:
             raise NonFiniteError(f"step {self._open.step}, sigma {self._open.sigma}: {exc}") from exc
 
@@ -193,6 +195,19 @@ class LockSession:
         """A lock that rests (alpha 0, or nothing to lock) leaves guidance alone too."""
         acts = self._plan.active if self.settings.lock is None else self._plan.needs_source
         return self.settings.projection and acts
+
+
+def _new_window(risk: RiskSettings) -> RiskWindow:
+    return RiskWindow(risk.window, risk.detrend, risk.normalise)
+
+
+def _checked_window(window: RiskWindow, risk: RiskSettings) -> RiskWindow:
+    if not window.continues(risk):
+        raise SettingsError(
+            f"a window of {window.size} predictions (detrend {window.detrend}, normalise {window.normalise}) cannot be "
+            f"continued with {risk}; use the same risk settings in both runs"
+        )
+    return window
 
 
 def _check_masks(settings: SessionSettings, steps: int, edit: Tensor | None, tokens: Tensor | None) -> None:

@@ -1,9 +1,13 @@
-"""Carries the trace of a finished run to the node that shows it."""
+"""Things of a finished run that outlive it, each filed under the latent that the run made.
+
+A host runs branches in any order and keeps outputs of earlier prompts, so "the last run" would be a guess.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,29 +19,46 @@ from .errors import HostError
 REPORTS_KEPT = 8
 
 
-class Report:
-    """The last traces, each under the latent that its run made.
+class ByLatent:
+    """The last `kept` values, found again by the content of a latent."""
 
-    A host runs branches in any order and keeps outputs of earlier prompts, so "the last run" would be a guess.
-    """
+    def __init__(self, kept: int):
+        self._kept = kept
+        self._values: OrderedDict[str, Any] = OrderedDict()
+
+    def __deepcopy__(self, memo) -> ByLatent:
+        return self  # ComfyUI up to 0.8 deep-copies what hangs on a model
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def file(self, samples: Tensor, value: Any) -> None:
+        key = fingerprint(samples)
+        self._values.pop(key, None)
+        self._values[key] = value
+        while len(self._values) > self._kept:
+            self._values.popitem(last=False)
+
+    def find(self, samples: Tensor) -> Any | None:
+        return self._values.get(fingerprint(samples))
+
+
+class Report:
+    """Carries the traces of finished runs to the node that shows them."""
 
     def __init__(self):
-        self._traces: OrderedDict[str, RunTrace] = OrderedDict()
+        self._traces = ByLatent(REPORTS_KEPT)
 
     def __deepcopy__(self, memo) -> Report:
         return self
 
     def add(self, samples: Tensor, trace: RunTrace) -> None:
         """`samples` the latent that the run returned."""
-        key = fingerprint(samples)
-        self._traces.pop(key, None)
-        self._traces[key] = trace
-        while len(self._traces) > REPORTS_KEPT:
-            self._traces.popitem(last=False)
+        self._traces.file(samples, trace)
 
     def trace_of(self, samples: Tensor) -> RunTrace:
         """The trace of the run that made `samples`. Raises HostError."""
-        trace = self._traces.get(fingerprint(samples))
+        trace = self._traces.find(samples)
         if trace is None:
             raise HostError(
                 f"none of the {len(self._traces)} runs of this report made the linked latent; link the sampler's own "

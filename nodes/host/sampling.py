@@ -21,7 +21,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy.sampler_helpers import convert_cond
 from torch import Tensor
 
-from ...kvlock_core import InStep, LockSession, RunTrace, SessionSettings, StepPlan, StepRecord
+from ...kvlock_core import InStep, LockSession, RiskWindow, RunTrace, SessionSettings, StepPlan, StepRecord
 from . import events, guidance, memory
 from .calls import ModelCall
 from .models import family_of
@@ -37,12 +37,11 @@ def outer_sample(executor, patch, *args, **kwargs) -> Tensor:
     guider = executor.class_obj
     options, cfg = guider.model_options, guider.cfg
     guider.model_options = create_model_options_clone(options)
-    run = Run(guider, patch)
+    run = Run(guider, patch, latent_image=args[1])
     try:
         run.hang_into(guider.model_options)
         samples = executor(*args, **kwargs)
-        for report in patch.reports:
-            report.add(samples, run.trace)
+        run.hand_over(samples)
         return samples
     finally:
         guider.model_options, guider.cfg = options, cfg
@@ -52,11 +51,14 @@ def outer_sample(executor, patch, *args, **kwargs) -> Tensor:
 class Run:
     """State of one run; only this run's options refer to it."""
 
-    def __init__(self, guider, patch):
+    def __init__(self, guider, patch, latent_image: Tensor):
         self.guider, self.patch = guider, patch
+        source = patch.source
+        self._continued: RiskWindow | None = None if source is None else source.unfinished.find(latent_image)
         self.session: LockSession | None = None
         self.plan: StepPlan | None = None
         self._timeline: Timeline | None = None
+        self._device: torch.device | None = None
         self._rows: SourceRows | None = None
         self._kept = InStep()
         self._ahead: _Ahead | None = None
@@ -80,6 +82,13 @@ class Run:
             # hooks were registered before this run was born, so the source's text goes without
             conds = convert_cond(self.patch.source.conditioning)
             self.guider.conds[SOURCE_CONDS] = [{k: v for k, v in cond.items() if k != "hooks"} for cond in conds]
+
+    def hand_over(self, samples: Tensor) -> None:
+        """What outlives the run: its trace, and its risk window if noise is left for another model to go on from."""
+        for report in self.patch.reports:
+            report.add(samples, self.trace)
+        if self.patch.source is not None and not self._timeline.ends_clean:
+            self.patch.source.unfinished.file(samples, self.session.window.moved_to("cpu"))
 
     def forget(self) -> None:
         """Frees every tensor, even if someone keeps this object."""
@@ -111,8 +120,9 @@ class Run:
             guidance.add_projection(extra_args["model_options"], lambda: self.session)
         elif patch.guidance is not None or patch.projection:
             events.say(patch.watchers, guidance.NOT_APPLIED)
+        self._device = noise.device
         self._timeline = timeline(sigmas.tolist(), model.model_sampling)  # a copy: uni_pc writes into its levels
-        self.session = self._new_session()
+        self.session = self._new_session(self._continued)
         return executor(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
 
     def predict_noise(self, executor, x, timestep, model_options, seed):
@@ -143,7 +153,7 @@ class Run:
 
     # one evaluation -----------------------------------------------------------------------------------------------------
 
-    def _new_session(self) -> LockSession:
+    def _new_session(self, continued: RiskWindow | None = None) -> LockSession:
         patch, source, guides = self.patch, self.patch.source, guidance.can_guide(self.guider)
         settings = SessionSettings(
             lock=patch.lock,
@@ -153,6 +163,7 @@ class Run:
             rows=patch.rows,
             blocks=patch.blocks,
         )
+        goes_on = continued is not None and continued.continues(settings.risk)
         return LockSession(
             settings,
             steps=self._timeline.total,
@@ -160,6 +171,7 @@ class Run:
             tokens=None if source is None else source.tokens,
             omega0=self.guider.cfg,
             source=self._kept,
+            window=continued.moved_to(self._device) if goes_on else None,
         )
 
     def _omega(self, x: Tensor, timestep: Tensor, model_options: dict) -> AbstractContextManager:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,9 +18,13 @@ from ...kvlock_core import (
     token_mask,
 )
 from .models import ModelFamily, family_of
+from .report import ByLatent
 
 #: Where the source's noise comes from: its own seed, the edit's draw, or a fresh draw per step.
 SOURCE_NOISES = ("own", "shared", "fresh")
+
+#: Runs that stopped half-way and may be gone on with; a graph with two experts leaves one.
+UNFINISHED_KEPT = 2
 
 #: Spreads (seed, step) over generator seeds; as in kvlock_core's FreshNoisePath, so that both hosts draw alike.
 _SEED_STRIDE = 1_000_003
@@ -31,7 +35,8 @@ class SourceHandle:
     """What "Invert & Cache KV" hands on.
 
     `samples` (1,C,T,h,w) as the VAE made it; `edit` (T,h,w) latent edit mask; `tokens` (L,) token edit mask;
-    `conditioning` the source's text, None = the edit's positive.
+    `conditioning` the source's text, None = the edit's positive. `unfinished` lets the second model of a run (Wan 2.2)
+    go on with the first one's risk window: a few MB in the computer's memory, filed under the half-denoised latent.
     """
 
     family: ModelFamily
@@ -41,6 +46,7 @@ class SourceHandle:
     conditioning: list | None
     noise: str
     seed: int
+    unfinished: ByLatent = field(default_factory=lambda: ByLatent(UNFINISHED_KEPT))
 
     def __deepcopy__(self, memo) -> SourceHandle:
         return self

@@ -21,6 +21,10 @@ class Timeline:
     first: int
     total: int
 
+    @property
+    def ends_clean(self) -> bool:
+        return self.levels[-1] == 0.0
+
     def step(self, sigma: float) -> int:
         """The step whose interval holds `sigma`; evaluations between two levels belong to the upper one."""
         below = (i for i, level in enumerate(self.levels[1:], 1) if level < sigma * (1.0 - LEVEL_TOLERANCE))

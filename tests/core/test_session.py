@@ -20,6 +20,7 @@ from kvlock_core import (
     NoisedPath,
     NonFiniteError,
     RiskSettings,
+    RiskWindow,
     RunTrace,
     ScheduleError,
     SessionError,
@@ -71,10 +72,11 @@ def velocity(rows, latents, session=None):
     return dict(zip(rows, to_latent(x).split(1)))
 
 
-def sample(session=None, path=None, start=None):
+def sample(session=None, path=None, start=None, steps=range(STEPS)):
     """A host in ten lines, as a generator so that two runs can be interleaved. Yields z after every step."""
     z = draw(1, C, T, H, W, seed=8) if start is None else start
-    for k, (s, s_next) in enumerate(zip(SIGMAS, SIGMAS[1:])):
+    for k in steps:
+        s, s_next = SIGMAS[k : k + 2]
         plan = session.begin(k, s) if session else None
         locked = plan is not None and plan.needs_source
         rows = ("cond", "uncond", "source") if locked else ("cond", "uncond")
@@ -420,7 +422,7 @@ class _Sharing(LockSession):
     shared: float | None = None
 
     def begin(self, step, sigma):
-        self._risk = _Sharing.shared
+        self.window.risk = _Sharing.shared
         return super().begin(step, sigma)
 
     def predicted(self, x0):
@@ -618,3 +620,38 @@ def test_in_step_has_no_block_that_was_not_recorded_in_this_step():
     assert not kept.is_recorded
     with pytest.raises(SourceError, match="block 0"):
         session.attention(Site(0), batch(2), batch(2), ("cond", "uncond"))
+
+
+# a run that continues another -----------------------------------------------------------------------------------------
+
+
+def halves(settings, window_of):
+    """The steps of a run whose last half is played by a second session, which gets `window_of(first session)`."""
+    path, half = source_path(), STEPS // 2
+    first = make_session(settings)
+    z = final(first, path, steps=range(half))
+    second = make_session(settings, window=window_of(first))
+    final(second, path, z, steps=range(half, STEPS))
+    return [*first.trace.steps, *second.trace.steps]
+
+
+def test_a_continued_run_is_the_run_itself():
+    settings = risk_driven(tau=50.0)
+    whole = make_session(settings)
+    final(whole, source_path())
+    assert halves(settings, lambda first: first.window.moved_to("cpu")) == list(whole.trace.steps)
+    assert halves(settings, lambda first: None) != list(whole.trace.steps)
+
+
+def test_a_moved_window_goes_on_by_itself():
+    window = RiskWindow(3)
+    window.push(X0)
+    window.push(X0 + 1.0)
+    copied, risk = window.moved_to("cpu"), window.risk
+    copied.push(X0 + 5.0)
+    assert window.risk == risk != copied.risk
+
+
+def test_a_window_of_other_settings_cannot_be_continued():
+    with pytest.raises(SettingsError, match="window of 3 predictions"):
+        make_session(window=RiskWindow(3))
