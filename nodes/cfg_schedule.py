@@ -19,7 +19,7 @@ class KVLockCFGSchedule(io.ComfyNode):
             "At cfg 1 there is nothing to combine: it then says so and does nothing.",
             search_aliases=["cfg schedule", "dynamic cfg", "cfg zero star", "guidance schedule"],
             inputs=[
-                io.Model.Input("model"),
+                io.Model.Input("model", tooltip="The video model, with LoRAs and other patches in any order."),
                 *guidance_inputs(),
                 percent("start_percent", d.start_percent, "Share of the steps after which CFG begins to change; 1 never"),
                 percent("end_percent", d.end_percent, "Share of the steps after which CFG is the sampler's again; 1 keeps it to the end"),

@@ -21,7 +21,7 @@ class KVLockMonitor(io.ComfyNode):
             "by itself; how risk is measured here also holds for the lock and the CFG schedule of the same model.",
             search_aliases=["risk", "hallucination", "variance monitor", "kv lock monitor"],
             inputs=[
-                io.Model.Input("model"),
+                io.Model.Input("model", tooltip="The model to watch, patched or not."),
                 Source.Input("source", optional=True, tooltip="From Invert & Cache KV: risk is measured inside its edit mask."),
                 *risk_inputs(),
             ],

@@ -48,7 +48,7 @@ class KVLockSampler(io.ComfyNode):
 
 def _ksampler_inputs() -> list:
     return [
-        io.Model.Input("model"),
+        io.Model.Input("model", tooltip="The video model, with LoRAs and other patches in any order."),
         Source.Input("source", tooltip="From Invert & Cache KV."),
         io.Conditioning.Input("positive", tooltip="What the edited clip shows, all of it."),
         io.Conditioning.Input("negative", tooltip="What to keep out; not used at cfg 1."),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from comfy.patcher_extension import WrappersMP
 
-from ...kvlock_core import GuidanceSchedule, LockSchedule, RiskSettings
+from ...kvlock_core import GuidanceSchedule, LockSchedule, RiskSettings, SessionSettings
 from ...kvlock_core.types import LOCKABLE_ROWS
 from .report import Report
 from .sampling import outer_sample
@@ -38,6 +38,20 @@ class Patch:
         """The threshold that the page draws: the lock's, else that of guidance."""
         schedule = self.lock or self.guidance
         return None if schedule is None else schedule.tau
+
+    def __post_init__(self):
+        self.session_settings(guides=True)  # what contradicts itself is refused at its node, before anything runs
+
+    def session_settings(self, guides: bool) -> SessionSettings:
+        """What a run does; `guides` False where the sampler has nothing to guide. Raises SettingsError."""
+        return SessionSettings(
+            lock=self.lock,
+            guidance=self.guidance if guides else None,
+            risk=self.risk if self.source is not None else replace(self.risk, region="all"),
+            projection=self.projection and guides,
+            rows=self.rows,
+            blocks=self.blocks,
+        )
 
     def __deepcopy__(self, memo) -> Patch:
         return self  # ComfyUI up to 0.8 deep-copies options; a value that never changes need not be

@@ -21,7 +21,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy.sampler_helpers import convert_cond
 from torch import Tensor
 
-from ...kvlock_core import InStep, LockSession, RiskWindow, RunTrace, SessionSettings, StepPlan, StepRecord
+from ...kvlock_core import InStep, LockSession, RiskWindow, RunTrace, StepPlan, StepRecord
 from . import events, guidance, memory
 from .calls import ModelCall
 from .models import family_of
@@ -154,15 +154,8 @@ class Run:
     # one evaluation -----------------------------------------------------------------------------------------------------
 
     def _new_session(self, continued: RiskWindow | None = None) -> LockSession:
-        patch, source, guides = self.patch, self.patch.source, guidance.can_guide(self.guider)
-        settings = SessionSettings(
-            lock=patch.lock,
-            guidance=patch.guidance if guides else None,
-            risk=patch.risk if source is not None else replace(patch.risk, region="all"),
-            projection=patch.projection and guides,
-            rows=patch.rows,
-            blocks=patch.blocks,
-        )
+        source = self.patch.source
+        settings = self.patch.session_settings(guidance.can_guide(self.guider))
         goes_on = continued is not None and continued.continues(settings.risk)
         return LockSession(
             settings,
