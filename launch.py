@@ -3,6 +3,9 @@
     python launch.py demo [options]     the demo, on the weights that come with the code
     python launch.py edit [options]     edit a video of yours
     python launch.py test [options]     the tests; options go to pytest
+    python launch.py host-test [options]
+                                        the tests that need a ComfyUI, in ComfyUI's own Python; skipped loudly where
+                                        none is found (COMFYUI_PATH names one); options go to that pytest
     python launch.py setup              only make the environment
 
 The first call makes .venv beside this file and installs requirements-embedded.txt into it; later calls start
@@ -12,6 +15,7 @@ at once, until that file changes. What follows the command is passed on, and so 
 import hashlib
 import importlib.util
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,8 +23,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 OLDEST, NEWEST = (3, 10), (3, 13)
-COMMANDS = ("demo", "edit", "test", "setup")
-OFFLINE = ("demo", "test")  # these two must never reach for a model hub
+COMMANDS = ("demo", "edit", "test", "host-test", "setup")
+TESTS = ("test", "host-test")
+OFFLINE = ("demo", *TESTS)  # these must never reach for a model hub
+HOST_TESTS = "tests/test_host.py"  # starts a second pytest, which finds its options in the variable
+HOST_OPTIONS = "KVLOCK_HOST_PYTEST"
 REQUIREMENTS = "requirements-embedded.txt"
 STAMP = "kvlock-requirements.sha256"
 USAGE_ERROR, SETUP_ERROR = 2, 3  # exit codes of our own; all others are the command's
@@ -78,24 +85,28 @@ def is_ready(root):
 def command_line(command, arguments, root):
     """The process that does the work, as a list; not for `setup`."""
     python = str(environment_python(root))
+    if command == "host-test":
+        return [python, "-m", "pytest", HOST_TESTS, "-s"]
     if command != "test":
         return [python, "-m", "kvlock_diffusers", command, *arguments]
     named = any((root / a.split("::")[0]).exists() for a in arguments if not a.startswith("-"))
     return [python, "-m", "pytest", *([] if named else ["tests"]), *arguments]
 
 
-def command_environment(command, root, inherited):
+def command_environment(command, root, inherited, arguments=()):
     """Environment variables of that process. The code is found by path, so users keep their own folder."""
     path = [str(root), *filter(None, [inherited.get("PYTHONPATH")])]
     ours = {"PYTHONPATH": os.pathsep.join(path), "PYTHONUTF8": "1"}
     if command in OFFLINE:
         ours["HF_HUB_OFFLINE"] = "1"
+    if command == "host-test" and arguments:
+        ours[HOST_OPTIONS] = shlex.join(arguments)
     return {**inherited, **ours}
 
 
 def command_folder(command, root):
     """Tests run in the root; the rest where the user is, so that relative paths mean what they say."""
-    return root if command == "test" else Path.cwd()
+    return root if command in TESTS else Path.cwd()
 
 
 def prepare(root):
@@ -170,7 +181,7 @@ def main(arguments, root=ROOT):
         return SETUP_ERROR
     if command == "setup":
         return 0
-    environment = command_environment(command, root, os.environ)
+    environment = command_environment(command, root, os.environ, rest)
     return _run(command_line(command, rest, root), env=environment, cwd=command_folder(command, root))
 
 

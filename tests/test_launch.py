@@ -1,6 +1,7 @@
 """The launcher's decisions; nothing is installed here."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -144,13 +145,32 @@ def test_tests_run_all_unless_one_is_named(root):
     assert launch.command_line("test", ["tests/test_x.py::test_a"], root)[3:] == ["tests/test_x.py::test_a"]
 
 
-def test_exit_code_is_passed_on(root, processes):
+def test_host_tests_are_one_file_whose_output_is_seen(root):
+    line = launch.command_line("host-test", ["-k", "parity"], root)
+    assert line[1:] == ["-m", "pytest", launch.HOST_TESTS, "-s"] and (launch.ROOT / launch.HOST_TESTS).exists()
+
+
+def test_options_reach_the_pytest_inside_comfyui(root, processes):
+    launch.main(["host-test", "-k", "parity or a b", "-x"], root)
+    environment = processes.seen[-1][1]["env"]
+    assert shlex.split(environment[launch.HOST_OPTIONS]) == ["-k", "parity or a b", "-x"]
+    assert launch.HOST_OPTIONS in (launch.ROOT / launch.HOST_TESTS).read_text()
+
+
+def test_without_options_the_users_variable_stays(root):
+    inherited = {launch.HOST_OPTIONS: "-v"}
+    assert launch.command_environment("host-test", root, inherited)[launch.HOST_OPTIONS] == "-v"
+    assert launch.HOST_OPTIONS not in launch.command_environment("test", root, {}, ["-k", "fit"])
+
+
+@pytest.mark.parametrize("command", ["test", "host-test"])
+def test_exit_code_is_passed_on(command, root, processes):
     processes.codes["pytest"] = 5
-    assert launch.main(["test"], root) == 5
+    assert launch.main([command], root) == 5
 
 
-@pytest.mark.parametrize("command, offline", [("demo", True), ("test", True), ("edit", False)])
-def test_only_demo_and_test_are_offline(command, offline, root):
+@pytest.mark.parametrize("command, offline", [("demo", True), ("test", True), ("host-test", True), ("edit", False)])
+def test_only_demo_and_tests_are_offline(command, offline, root):
     environment = launch.command_environment(command, root, {"A": "b"})
     assert ("HF_HUB_OFFLINE" in environment) is offline and environment["A"] == "b"
 
@@ -163,7 +183,7 @@ def test_code_is_found_by_path_and_the_users_path_is_kept(root):
 
 def test_users_relative_paths_stay_theirs(root):
     assert launch.command_folder("edit", root) == Path.cwd()
-    assert launch.command_folder("test", root) == root
+    assert launch.command_folder("test", root) == launch.command_folder("host-test", root) == root
 
 
 @pytest.mark.parametrize("arguments, code", [([], 2), (["paint"], 2), (["--help"], 0), (["-h"], 0)])

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+if "COMFYUI_PATH" not in os.environ:
+    raise RuntimeError("these tests run inside ComfyUI's Python; start them with: python launch.py host-test")
 HOST = Path(os.environ["COMFYUI_PATH"])
 HERE = Path(__file__).resolve().parent
 

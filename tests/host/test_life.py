@@ -11,6 +11,7 @@ from world import draw, guided, guider, locked, monitored, of_pack, run, sigmas_
 
 #: Growth that one run may leave: what allocators keep. A latent, a window or one block's K,V is more than that.
 BYTES_PER_RUN = 4096
+WARM_UP = 10
 
 
 def everything(pack, model, source):
@@ -153,18 +154,28 @@ def test_unpatched_sampling_after_ours_is_as_if_we_had_never_been_there(pack, to
     assert torch.equal(run(toy), before)
 
 
-def test_two_hundred_runs_do_not_grow(pack, toy, source):
-    """Bytes of all tensors, and the number of all Python objects, after 200 runs with every node against after 20."""
-    model, _ = everything(pack, toy, source)
+def growth(model, runs: int) -> tuple[int, int]:
+    """(bytes of all tensors, number of all Python objects) by which `runs` runs grow the process, after a warm-up."""
     sigmas = torch.tensor([1.0, 0.7, 0.0])
-    tensors, objects = {}, {}
-    for i in range(1, 201):
-        run(model, sigmas=sigmas, seed=i)
-        if i in (20, 200):
-            gc.collect()
-            tensors[i], objects[i] = live_tensor_bytes(), len(gc.get_objects())
-    assert tensors[200] - tensors[20] <= 180 * BYTES_PER_RUN, tensors
-    assert objects[200] - objects[20] < 180, objects
+
+    def size():
+        gc.collect()
+        return live_tensor_bytes(), len(gc.get_objects())
+
+    for seed in range(WARM_UP):
+        run(model, sigmas=sigmas, seed=seed)
+    before = size()
+    for seed in range(runs):
+        run(model, sigmas=sigmas, seed=seed + WARM_UP)
+    return tuple(after - was for after, was in zip(size(), before))
+
+
+def test_two_hundred_runs_do_not_grow(pack, toy, source):
+    """With every node; a bare clone is the measure, since the host itself keeps five small objects per run of one."""
+    bare_bytes, bare_objects = growth(toy.clone(), 50)
+    grown_bytes, grown_objects = growth(everything(pack, toy, source)[0], 200)
+    assert grown_bytes <= 4 * bare_bytes + 200 * BYTES_PER_RUN
+    assert grown_objects <= 4 * bare_objects + 100, (bare_objects, grown_objects)
 
 
 def live_tensor_bytes() -> int:

@@ -1,0 +1,226 @@
+"""Workflows on a real server: ComfyUI's own loaders, samplers and savers around our nodes."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+HERE = Path(__file__).parent
+
+
+def beside(name):
+    """A module of this folder, by path: ComfyUI has a `server` of its own."""
+    spec = importlib.util.spec_from_file_location(f"kvlock_test_{name}", HERE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+harness, flows = beside("server"), beside("workflows")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """One server for all tests: what a run leaves behind shows in the next."""
+    base = tmp_path_factory.mktemp("comfyui")
+    (base / "input").mkdir()
+    flows.write_inputs(base / "input")
+    with harness.Server(os.environ["COMFYUI_PATH"], sys.executable, base) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def version(server):
+    return server.version()
+
+
+def latent(server, entry):
+    (file,) = server.output(entry, "latent", "latents")
+    return load_file(file)["latent_tensor"]
+
+
+def sampled(server, workflow):
+    """The history entry of a run that is not decoded, and its latent."""
+    entry = server.run(flows.without_video(workflow))
+    return entry, latent(server, entry)
+
+
+def clip(server, entry):
+    (file,) = server.output(entry, "saved", "images")
+    return flows.read_clip(file)
+
+
+@pytest.fixture(scope="module")
+def plain(server, version):
+    """The result without any node of ours."""
+    return server.run(flows.plain(version))
+
+
+# without our nodes: the harness itself --------------------------------------------------------------------------------
+
+
+def test_plain_workflow_saves_a_video(server, plain):
+    frames = clip(server, plain)
+    assert frames.shape == (17, 128, 128, 3) and frames.std() > 5
+    assert latent(server, plain).shape == (1, 16, 5, 16, 16)
+
+
+def test_a_nonce_runs_the_sampler_again_with_the_same_result(server, version, plain):
+    entry, again = sampled(server, flows.plain(version, nonce=1))
+    cached = harness.cached_nodes(entry)
+    assert "result" not in cached and "shifted" in cached
+    assert torch.equal(again, latent(server, plain))
+    _, other = sampled(server, flows.plain(version, seed=flows.SEED + 1))
+    assert not torch.equal(other, latent(server, plain))
+
+
+def test_a_refused_workflow_names_node_and_input(server, version):
+    wrong = flows.plain(version)
+    del wrong["result"]["inputs"]["steps"]
+    with pytest.raises(harness.PromptRefused, match=r"node result \(KSampler\): .*steps"):
+        server.queue(wrong)
+
+
+def test_a_failing_node_is_named(server, version):
+    wrong = flows.plain(version)
+    wrong["positive"]["inputs"]["prompt"] = "a purple elephant"
+    with pytest.raises(harness.PromptFailed, match="does not know purple, elephant") as caught:
+        server.run(wrong)
+    assert caught.value.node == "positive"
+
+
+def test_interrupt(server, version, plain):
+    with server.events() as events:
+        prompt = server.queue(flows.plain(version, steps=400), events.client_id)
+        events.wait_for("progress", lambda data: data["prompt_id"] == prompt)
+        server.interrupt()
+        with pytest.raises(harness.PromptInterrupted, match="in node result"):
+            server.wait(prompt)
+    _, after = sampled(server, flows.plain(version, nonce=2))
+    assert torch.equal(after, latent(server, plain))
+
+
+def test_a_server_that_cannot_start_shows_its_log(tmp_path):
+    for name in ("comfy", "app"):
+        (tmp_path / "host" / name).mkdir(parents=True)
+    (tmp_path / "host" / "comfy" / "cli_args.py").touch()
+    (tmp_path / "host" / "app" / "frontend_management.py").touch()
+    (tmp_path / "host" / "main.py").write_text("raise SystemExit('the reason')")
+    with pytest.raises(harness.ServerError, match="ended with 1.*\n.*the reason"):
+        harness.Server(tmp_path / "host", sys.executable, tmp_path / "base").__enter__()
+
+
+def test_the_pack_is_copied_as_it_is_released(tmp_path):
+    def write(*names):
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(name)
+
+    write("__init__.py", "nodes/new.py", "tests/test_x.py", "docs/a.md", "web/docs/A.md", "made.pyc", "gone.py")
+    (tmp_path / ".gitignore").write_text("*.pyc\n")
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    subprocess.run(["git", "add", "__init__.py", "docs", "tests", "gone.py"], cwd=tmp_path, check=True)
+    (tmp_path / "gone.py").unlink()
+    assert harness.pack_files(tmp_path) == [".gitignore", "__init__.py", "nodes/new.py", "web/docs/A.md"]
+    (tmp_path / ".comfyignore").write_text(".*\n/docs/\n*/new.py\n")
+    assert harness.pack_files(tmp_path) == ["__init__.py", "tests/test_x.py", "web/docs/A.md"]
+
+
+# with our nodes -------------------------------------------------------------------------------------------------------
+
+NODES = {
+    f"KVLock{name}"
+    for name in ("InvertCache", "Sampler", "Apply", "CFGSchedule", "Monitor", "Report", "TokenMask")
+}
+EVERYWHERE = {"start_percent": 0.0, "lock_schedule": "constant"}  # the hardest lock in every step
+OFF = {"lock_schedule": "off", "omega_schedule": "off", "project": False}
+
+
+@pytest.fixture(scope="module")
+def info(server):
+    return server.object_info()
+
+
+@pytest.fixture(params=["one_node", "three_patches"])
+def build(request, version, info):
+    """Both ways to use the pack, as `build(**changes) -> workflow`."""
+    return lambda **changes: getattr(flows, request.param)(version, info, **changes)
+
+
+def trace(entry):
+    return json.loads(entry["outputs"]["json"]["text"][0])
+
+
+def test_the_pack_loads(server, info):
+    assert NODES <= set(info)
+    assert "IMPORT FAILED" not in server.log_text()
+
+
+def test_end_to_end_the_background_is_held(server, build, plain, info):
+    entry = server.run(build(**EVERYWHERE))
+    frames = clip(server, entry)
+    assert frames.shape == (17, 128, 128, 3)
+    assert flows.background_error(frames) < 0.5 * flows.background_error(clip(server, plain))
+    assert [step["alpha"] for step in trace(entry)["steps"]] == [1.0] * flows.STEPS
+    (chart,) = server.output(entry, "report", "images")
+    assert chart.stat().st_size > 1000
+
+
+def test_queued_twice_it_is_the_same(server, build):
+    (first, one), (second, two) = (sampled(server, build(nonce=nonce, **EVERYWHERE)) for nonce in (10, 11))
+    assert "result" not in harness.cached_nodes(second) and "held" in harness.cached_nodes(second)
+    assert torch.equal(one, two)
+    assert trace(first) == trace(second)
+
+
+def test_after_our_nodes_comfyui_is_as_before(server, version, build, plain):
+    """A bypassed node is a workflow without it. The model stays loaded in between, so what we leave on it shows."""
+    _, locked = sampled(server, build(nonce=20, **EVERYWHERE))
+    entry, without = sampled(server, flows.plain(version, nonce=20))
+    assert "model" in harness.cached_nodes(entry) and "result" not in harness.cached_nodes(entry)
+    assert not torch.equal(locked, latent(server, plain))
+    assert torch.equal(without, latent(server, plain))
+
+
+def test_with_everything_off_it_is_ksampler(server, version, info, plain):
+    _, off = sampled(server, flows.one_node(version, info, nonce=30, **OFF))
+    assert torch.equal(off, latent(server, plain))
+
+
+def test_a_mask_of_another_length_is_named_on_its_node(server, build):
+    _, good = sampled(server, build(nonce=40))
+    with pytest.raises(harness.PromptFailed, match=rf"\b{flows.SHORT}\b.* frames") as caught:
+        server.run(build(mask="short"))
+    assert caught.value.node == "held"
+    _, after = sampled(server, build(nonce=41))
+    assert torch.equal(after, good)
+
+
+def test_after_an_interrupt_the_next_run_is_right(server, build):
+    _, good = sampled(server, build(nonce=50, **EVERYWHERE))
+    with server.events() as events:
+        prompt = server.queue(build(steps=400, **EVERYWHERE), events.client_id)
+        events.wait_for("kvlock.step")
+        server.interrupt()
+        with pytest.raises(harness.PromptInterrupted):
+            server.wait(prompt)
+    _, after = sampled(server, build(nonce=51, **EVERYWHERE))
+    assert torch.equal(after, good)
+
+
+def test_steps_reach_the_client_that_queued(server, build):
+    workflow = flows.without_video(build(nonce=60, **EVERYWHERE))
+    with server.events() as mine, server.events() as other:
+        entry = server.run(workflow, mine.client_id)
+        mine.wait_for("execution_success")
+    steps = mine.of("kvlock.step")
+    assert {step["node"] for step in steps} == {"watched" if "watched" in workflow else "result"}
+    assert [(step["step"], step["total"]) for step in steps] == [(i, flows.STEPS) for i in range(flows.STEPS)]
+    assert [step["alpha"] for step in steps] == [step["alpha"] for step in trace(entry)["steps"]]
+    assert other.of("kvlock.step") == []
