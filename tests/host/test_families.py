@@ -1,0 +1,126 @@
+"""Every row of the family table, and token grids that a model of that family may meet."""
+
+import comfy.model_management
+import comfy.ops
+import comfy.sd
+import pytest
+import torch
+from comfy.ldm.wan.model import WanModel
+from world import FRAMES, call, draw, locked, mask, monitored, of_pack, run, source_latent, text
+
+
+def random_wan(tmp_path_factory, **config):
+    """A Wan of 2 blocks with random weights, loaded by the function behind UNETLoader."""
+    size = {"dim": 128, "ffn_dim": 256, "num_heads": 1, "num_layers": 2, "in_dim": 16, "out_dim": 16, "text_dim": 4096}
+    net = WanModel(**{**size, **config}, operations=comfy.ops.disable_weight_init)
+    generator = torch.Generator().manual_seed(0)
+    state = {name: torch.randn(value.shape, generator=generator) * 0.05 for name, value in net.state_dict().items()}
+    return comfy.sd.load_diffusion_model_state_dict(state)
+
+
+#: What the family's one row must serve: Wan 2.1 T2V, Wan 2.2 14B I2V (no image embedding), Wan 2.1 I2V.
+KINDS = {
+    "t2v": {},
+    "i2v_2.2": {"in_dim": 36},
+    "i2v_2.1": {"in_dim": 36, "model_type": "i2v"},
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def model(request, tmp_path_factory):
+    return request.param, random_wan(tmp_path_factory, **KINDS[request.param])
+
+
+def conds(kind):
+    """Positive and negative as WanImageToVideo makes them: the start image rides in every row."""
+    made = []
+    for seed in (1, 2):
+        (words, extra), = text(seed)
+        if kind.startswith("i2v"):
+            extra = {"concat_latent_image": draw(1, 16, 3, 6, 8, seed=5), "concat_mask": torch.zeros(1, 1, 3, 6, 8)}
+        if kind == "i2v_2.1":
+            extra = {**extra, "clip_vision_output": Vision()}
+        made.append([[words, extra]])
+    return dict(zip(("positive", "negative"), made))
+
+
+class Vision:
+    """What CLIPVisionEncode returns, as far as Wan looks."""
+
+    penultimate_hidden_states = draw(1, 257, 1280, seed=6)
+
+
+def test_wan(model, pack):
+    kind, wan = model
+    (source,) = call(pack["KVLockInvertCache"], model=wan, source_latent=source_latent(), edit_mask=mask())
+    plain = run(wan, **conds(kind))
+    assert torch.equal(run(locked(pack, wan, source, alpha_ceiling=0.0), **conds(kind)), plain)
+    held, report = monitored(pack, locked(pack, wan, source), source)
+    out = run(held, **conds(kind))
+    assert torch.isfinite(out).all() and not torch.allclose(out, plain, atol=1e-3)
+    assert all(step.needs_source for step in report.trace_of(out).steps)
+
+
+def check_fixed_point(wan, pack, shape, words, monkeypatch):
+    """All tokens locked, on the run's own path: the run itself. Wrong sites or rows would show at once."""
+    latent, states = draw(*shape, seed=3) * 0.5, []
+    given = {"noise": draw(*shape, seed=7), "latent": torch.zeros(shape), "positive": words, "negative": words}
+    alone = run(wan, callback=lambda step, x0, x, total: states.append(x.clone()), **given)
+    nothing = torch.zeros(1, shape[-2] * 8, shape[-1] * 8)
+    (source,) = call(pack["KVLockInvertCache"], model=wan, source_latent={"samples": latent}, edit_mask=nothing)
+    recorded = type("Recorded", (), {"at": lambda self, step, sigma: states[step]})()
+    monkeypatch.setattr(of_pack(source, "sampling"), "source_path", lambda source, model, noise: recorded)
+    torch.testing.assert_close(run(locked(pack, wan, source), **given), alone, rtol=1e-3, atol=1e-3)
+    foreign = draw(*shape, seed=9)
+    monkeypatch.setattr(type(recorded), "at", lambda self, step, sigma: foreign)
+    assert not torch.allclose(run(locked(pack, wan, source), **given), alone, atol=1e-2)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return random_wan(tmp_path_factory)
+
+
+@pytest.mark.parametrize(
+    "shape, length",
+    [
+        ((1, 16, 2, 16, 16), 128),  # as many tokens as words: cross-attention looks like self-attention
+        ((1, 16, 3, 5, 7), 12),  # odd sizes, which the model pads
+        ((1, 16, 1, 6, 8), 12),  # one picture
+    ],
+)
+def test_token_grids(shape, length, small, pack, monkeypatch):
+    check_fixed_point(small, pack, shape, text(1, length), monkeypatch)
+
+
+def test_a_block_count_is_taken_where_the_host_gives_no_index(small, pack, monkeypatch):
+    """As on ComfyUI before 0.8, with as many tokens as words."""
+    (source,) = call(pack["KVLockInvertCache"], model=small, source_latent=source_latent(), edit_mask=mask())
+    attention, seen = of_pack(source, "attention").LockedAttention, []
+    real = attention._site
+
+    def without_index(self, kwargs):
+        site = real(self, {})
+        seen.append(site.block)
+        return site
+
+    monkeypatch.setattr(attention, "_site", without_index)
+    run(locked(pack, small, source), positive=text(1, 36), negative=text(2, 36))
+    assert seen == [0, 1] * 6
+
+
+def test_the_table_says_where_each_row_comes_from(pack, small):
+    (source,) = call(pack["KVLockInvertCache"], model=small, source_latent=source_latent(), edit_mask=mask())
+    models = of_pack(source, "models")
+    for family in models.FAMILIES:
+        assert family.source and family.patch == tuple(small.model.diffusion_model.patch_size)
+    assert source.family.token_count(3, 5, 7) == 3 * 3 * 4 and FRAMES == 4 * 2 + 1
+
+
+def test_a_compiled_model(pack, toy, source):
+    """TorchCompileModel, with the backend that only traces: the lock must not be compiled away, nor break the graph."""
+    helpers = pytest.importorskip("comfy_api.torch_helpers")
+    model = locked(pack, toy, source, start_percent=0.5)
+    compiled = model.clone()
+    helpers.set_torch_compile_wrapper(model=compiled, backend="eager")
+    torch.testing.assert_close(run(compiled), run(model), rtol=1e-3, atol=1e-3)
