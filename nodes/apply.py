@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from .host.patch import patched
 from .inputs import LOCKED_ROWS, block_range, lock_inputs, lock_schedule, where_inputs
-from .schema import schema
+from .schema import rare_last, schema
 from .sockets import Source
 
 
@@ -20,8 +20,7 @@ class KVLockApply(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The video model, with LoRAs and other patches in any order."),
                 Source.Input("source", tooltip="From Invert & Cache KV."),
-                *lock_inputs(),
-                *where_inputs(),
+                *rare_last([*lock_inputs(), *where_inputs()]),
             ],
             outputs=[io.Model.Output(display_name="model")],
         )

@@ -5,13 +5,12 @@ from comfy_api.latest import io
 from ..kvlock_core import GuidanceSchedule
 from .host.patch import patched
 from .inputs import guidance_inputs, guidance_schedule, percent
-from .schema import advanced, schema
+from .schema import advanced, rare_last, schema
 
 
 class KVLockCFGSchedule(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        d = GuidanceSchedule()
         return schema(
             node_id="KVLockCFGSchedule",
             display_name="CFG Schedule",
@@ -20,15 +19,22 @@ class KVLockCFGSchedule(io.ComfyNode):
             search_aliases=["cfg schedule", "dynamic cfg", "cfg zero star", "guidance schedule"],
             inputs=[
                 io.Model.Input("model", tooltip="The video model, with LoRAs and other patches in any order."),
-                *guidance_inputs(),
-                percent("start_percent", d.start_percent, "Share of the steps after which CFG begins to change; 1 never"),
-                percent("end_percent", d.end_percent, "Share of the steps after which CFG is the sampler's again; 1 keeps it to the end"),
-                advanced(io.Float.Input("tau", default=d.tau, min=1e-6, max=1e3, step=0.001, round=False,
-                                        tooltip="Risk (variance of latent values) at which CFG is as the sampler has it")),
+                *rare_last([*guidance_inputs(), *_clock_inputs()]),
             ],
             outputs=[io.Model.Output(display_name="model")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, model, project, **guidance):
         return io.NodeOutput(patched(model, guidance=guidance_schedule(**guidance), projection=project))
+
+
+def _clock_inputs() -> list:
+    """When, and by which risk; KV-Lock Sampler takes the lock's for both."""
+    d = GuidanceSchedule()
+    return [
+        percent("start_percent", d.start_percent, "Share of the steps after which CFG begins to change; 1 never"),
+        percent("end_percent", d.end_percent, "Share of the steps after which CFG is the sampler's again; 1 keeps it to the end"),
+        advanced(io.Float.Input("tau", default=d.tau, min=1e-6, max=1e3, step=0.001, round=False,
+                                tooltip="Risk (variance of latent values) at which CFG is as the sampler has it")),
+    ]  # fmt: skip

@@ -7,7 +7,7 @@ from .host.ksampler import SAMPLERS, SCHEDULERS, sample
 from .host.patch import patched
 from .host.report import Report
 from .inputs import LOCKED_ROWS, block_range, guidance_inputs, guidance_schedule, lock_inputs, lock_schedule, risk_inputs, where_inputs
-from .schema import schema
+from .schema import rare_last, schema
 from .sockets import ReportSocket, Source
 
 
@@ -24,10 +24,7 @@ class KVLockSampler(io.ComfyNode):
                 *_ksampler_inputs(),
                 io.Latent.Input("latent_image", optional=True,
                                 tooltip="Where sampling starts; without it the source itself, which matters only below denoise 1."),
-                *lock_inputs(),
-                *guidance_inputs(),
-                *where_inputs(),
-                *risk_inputs(),
+                *rare_last([*lock_inputs(), *guidance_inputs(), *where_inputs(), *risk_inputs()]),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent"),

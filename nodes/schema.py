@@ -20,3 +20,8 @@ def advanced(widget):
     """Marks an input as rarely used: folded away from 0.33 on, an ordinary widget before."""
     widget.extra_dict = {**(getattr(widget, "extra_dict", None) or {}), "advanced": True}
     return widget
+
+
+def rare_last(widgets: list) -> list:
+    """The same inputs with the advanced ones behind, for pages that do not fold them away."""
+    return sorted(widgets, key=lambda widget: bool((getattr(widget, "extra_dict", None) or {}).get("advanced")))

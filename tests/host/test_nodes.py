@@ -31,6 +31,32 @@ def test_every_input_is_explained_in_a_sentence(name, pack):
         assert 10 < len(tooltip) < 160 and "\n" not in tooltip, (name, one.id, tooltip)
 
 
+#: Saved workflows hold widget values by position: new ones go behind these, whatever is added to a node.
+WIDGETS = {
+    "KVLockInvertCache": "source_noise source_seed",
+    "KVLockApply": "lock_schedule start_percent end_percent alpha_ceiling alpha_floor tau locked_rows first_block last_block",
+    "KVLockCFGSchedule": "omega_schedule omega_ceiling start_percent end_percent omega_floor project tau",
+    "KVLockMonitor": "window region detrend normalise",
+    "KVLockTokenMask": "grow invert snap",
+    "KVLockReport": "",
+    "KVLockSampler": "seed steps cfg sampler_name scheduler denoise lock_schedule start_percent end_percent alpha_ceiling omega_schedule "
+    "omega_ceiling alpha_floor tau omega_floor project locked_rows first_block last_block window region detrend normalise",
+}
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_released_widgets_keep_their_places(name, pack):
+    widgets = [one.id for one in pack[name].GET_SCHEMA().inputs if type(one).__name__ == "Input" and is_widget(one)]
+    wanted = WIDGETS[name].split()
+    assert widgets[: len(wanted)] == wanted
+
+
+def is_widget(one) -> bool:
+    from comfy_api.latest import io
+
+    return isinstance(one, io.WidgetInput)
+
+
 # what they hand on ------------------------------------------------------------------------------------------------------
 
 
