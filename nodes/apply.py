@@ -18,11 +18,11 @@ class KVLockApply(io.ComfyNode):
             "Add CFG Schedule for guidance and Hallucination Monitor to watch.",
             search_aliases=["kv lock", "background lock", "attention lock", "keep background"],
             inputs=[
-                io.Model.Input("model", tooltip="The video model, with LoRAs and other patches in any order."),
-                Source.Input("source", tooltip="From Invert & Cache KV."),
+                io.Model.Input("model", tooltip="The video model, with LoRAs and other patches in any order"),
+                Source.Input("source", tooltip="From Invert & Cache KV"),
                 *rare_last([*lock_inputs(), *where_inputs()]),
             ],
-            outputs=[io.Model.Output(display_name="model")],
+            outputs=[io.Model.Output(display_name="model", tooltip="The model, locked to the source in every sampler behind it")],
         )
 
     @classmethod

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..kvlock_core import GuidanceSchedule
 from .host.patch import patched
-from .inputs import guidance_inputs, guidance_schedule, percent
+from .inputs import guidance_inputs, guidance_schedule, percent, tau
 from .schema import advanced, rare_last, schema
 
 
@@ -18,15 +18,15 @@ class KVLockCFGSchedule(io.ComfyNode):
             "At cfg 1 there is nothing to combine: it then says so and does nothing.",
             search_aliases=["cfg schedule", "dynamic cfg", "cfg zero star", "guidance schedule"],
             inputs=[
-                io.Model.Input("model", tooltip="The video model, with LoRAs and other patches in any order."),
+                io.Model.Input("model", tooltip="The video model, with LoRAs and other patches in any order"),
                 *rare_last([*guidance_inputs(), *_clock_inputs()]),
             ],
-            outputs=[io.Model.Output(display_name="model")],
+            outputs=[io.Model.Output(display_name="model", tooltip="The model, with this schedule for every sampler behind it")],
         )
 
     @classmethod
-    def execute(cls, model, project, **guidance):
-        return io.NodeOutput(patched(model, guidance=guidance_schedule(**guidance), projection=project))
+    def execute(cls, model, use_s_star, **guidance):
+        return io.NodeOutput(patched(model, guidance=guidance_schedule(**guidance), projection=use_s_star))
 
 
 def _clock_inputs() -> list:
@@ -35,6 +35,5 @@ def _clock_inputs() -> list:
     return [
         percent("start_percent", d.start_percent, "Share of the steps after which CFG begins to change; 1 never"),
         percent("end_percent", d.end_percent, "Share of the steps after which CFG is the sampler's again; 1 keeps it to the end"),
-        advanced(io.Float.Input("tau", default=d.tau, min=1e-6, max=1e3, step=0.001, round=False,
-                                tooltip="Risk (variance of latent values) at which CFG is as the sampler has it")),
-    ]  # fmt: skip
+        advanced(tau(d.tau, "Risk (variance of latent values) at which CFG is as the sampler has it")),
+    ]

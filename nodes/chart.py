@@ -8,7 +8,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..kvlock_core import RunTrace
 
-WIDTH, PANEL, LEFT, RIGHT, TOP, GAP = 720, 120, 64, 16, 20, 22
+# large type: the page shows this picture at half its size and less
+WIDTH, PANEL, LEFT, RIGHT, TOP, GAP, TYPE = 640, 110, 84, 16, 34, 42, 22
 INK, GRID, ACTIVE, PAPER = (32, 36, 44), (205, 210, 218), (232, 240, 252), (255, 255, 255)
 #: field of a step, its label, its colour
 PANELS = (
@@ -38,7 +39,7 @@ class _Panel:
     """One quantity over the steps."""
 
     def __init__(self, pen: ImageDraw.ImageDraw, top: int, trace: RunTrace):
-        self.pen, self.top, self.steps, self.font = pen, top, trace.steps, ImageFont.load_default()
+        self.pen, self.top, self.steps, self.font = pen, top, trace.steps, ImageFont.load_default(TYPE)
 
     def draw(self, values: list[float | None], label: str, colour: tuple[int, int, int], tau: float | None) -> None:
         known = [value for value in values if value is not None]
@@ -46,21 +47,21 @@ class _Panel:
         self._frame(label if known else f"{label}: does not apply", high)
         if tau is not None:
             self.pen.line([(LEFT, self._y(tau, high)), (WIDTH - RIGHT, self._y(tau, high))], fill=INK)
-            self.pen.text((WIDTH - RIGHT - 60, self._y(tau, high) - 12), f"tau {tau:g}", fill=INK, font=self.font)
+            self.pen.text((WIDTH - RIGHT - 100, max(self._y(tau, high) - TYPE - 4, self.top)), f"tau {tau:g}", fill=INK, font=self.font)
         points = [(self._x(i), self._y(value, high)) for i, value in enumerate(values) if value is not None]
         if len(points) > 1:
-            self.pen.line(points, fill=colour, width=2)
+            self.pen.line(points, fill=colour, width=3)
         for x, y in points:
-            self.pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
+            self.pen.ellipse((x - 4, y - 4, x + 4, y + 4), fill=colour)
 
     def _frame(self, label: str, high: float) -> None:
         for i, step in enumerate(self.steps):
             if step.active:
                 self.pen.rectangle((self._x(i - 0.5), self.top, self._x(i + 0.5), self.top + PANEL), fill=ACTIVE)
         self.pen.rectangle((LEFT, self.top, WIDTH - RIGHT, self.top + PANEL), outline=GRID)
-        self.pen.text((LEFT, self.top - 14), label, fill=INK, font=self.font)
+        self.pen.text((LEFT, self.top - TYPE - 6), label, fill=INK, font=self.font)
         self.pen.text((4, self.top - 4), f"{high:.3g}", fill=INK, font=self.font)
-        self.pen.text((4, self.top + PANEL - 10), "0", fill=INK, font=self.font)
+        self.pen.text((4, self.top + PANEL - TYPE), "0", fill=INK, font=self.font)
 
     def _x(self, index: float) -> float:
         share = (index + 0.5) / max(len(self.steps), 1)

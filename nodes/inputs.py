@@ -9,12 +9,18 @@ from ..kvlock_core.schedule import KINDS
 from .schema import advanced
 
 OFF = "off"
-LOCKED_ROWS = {"positive and negative": ("cond", "uncond"), "positive only": ("cond",), "negative only": ("uncond",)}
+LOCKED_ROWS = {"both": ("cond", "uncond"), "positive": ("cond",), "negative": ("uncond",)}
 LAST_BLOCK = -1
+TAU_STEP = 0.0001
 
 
 def percent(name: str, default: float, tooltip: str):
     return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip)
+
+
+def tau(default: float, tooltip: str):
+    # the page rounds to the step, so the step is the smallest value too
+    return io.Float.Input("tau", default=default, min=TAU_STEP, max=1e3, step=TAU_STEP, tooltip=tooltip)
 
 
 def lock_inputs() -> list:
@@ -29,8 +35,7 @@ def lock_inputs() -> list:
         percent("end_percent", d.end_percent, "Share of the steps after which the lock ends; 1 keeps it to the end"),
         percent("alpha_ceiling", d.ceiling, "Hardest lock: 1 gives the background the source's keys and values, 0 leaves it free"),
         advanced(percent("alpha_floor", d.floor, "Softest lock inside the active range; 0 lets a calm run go free")),
-        advanced(io.Float.Input("tau", default=d.tau, min=1e-6, max=1e3, step=0.001, round=False,
-                                tooltip="Risk at which the lock is fully on (variance of latent values); smaller locks sooner")),
+        advanced(tau(d.tau, "Risk at which the lock is fully on (variance of latent values); smaller locks sooner")),
     ]  # fmt: skip
 
 
@@ -38,7 +43,7 @@ def where_inputs() -> list:
     """What of the model is locked (M4)."""
     return [
         advanced(io.Combo.Input("locked_rows", options=list(LOCKED_ROWS), default=next(iter(LOCKED_ROWS)),
-                                tooltip="Which predictions are locked; both is the safe choice")),
+                                tooltip="Which predictions are locked, of the positive and the negative prompt; both is the safe choice")),
         advanced(io.Int.Input("first_block", default=0, min=0, max=999, tooltip="First transformer block that is locked; 0 is the first")),
         advanced(io.Int.Input("last_block", default=LAST_BLOCK, min=LAST_BLOCK, max=999,
                               tooltip="Last transformer block that is locked; -1 is the model's last")),
@@ -56,7 +61,7 @@ def guidance_inputs() -> list:
                        tooltip="CFG is at most this many times the sampler's; 1 never raises it"),
         advanced(io.Float.Input("omega_floor", default=d.floor, min=0.0, max=10.0, step=0.05,
                                 tooltip="CFG is at least this many times the sampler's; 1 never lowers it, 0 is the paper's literal formula")),
-        advanced(io.Boolean.Input("project", default=True,
+        advanced(io.Boolean.Input("use_s_star", default=True,
                                   tooltip="Scale the negative prediction to fit the positive one (s_star, as CFG-Zero*); off is plain CFG")),
     ]  # fmt: skip
 
@@ -65,12 +70,16 @@ def risk_inputs() -> list:
     """How risk is measured (M5)."""
     d = RiskSettings()
     return [
-        advanced(io.Int.Input("window", default=d.window, min=2, max=100, tooltip="Number of last predictions whose variance is the risk")),
-        advanced(io.Combo.Input("region", options=["edit", "all"], default=d.region,
+        advanced(io.Int.Input("risk_window", default=d.window, min=2, max=100, tooltip="Number of last predictions whose variance is the risk")),
+        advanced(io.Combo.Input("risk_region", options=["edit", "all"], default=d.region,
                                 tooltip="Measure inside the edit mask, or everywhere; without a source it is everywhere")),
-        advanced(io.Boolean.Input("detrend", default=d.detrend, tooltip="Do not count the steady drift of a prediction as risk; needs a window of 3")),
-        advanced(io.Boolean.Input("normalise", default=d.normalise, tooltip="Divide risk by the prediction's mean square, so that tau is relative")),
+        advanced(io.Boolean.Input("risk_detrend", default=d.detrend, tooltip="Do not count the steady drift of a prediction as risk; needs a window of 3")),
+        advanced(io.Boolean.Input("risk_normalise", default=d.normalise, tooltip="Divide risk by the prediction's mean square, so that tau is relative")),
     ]  # fmt: skip
+
+
+def risk_settings(risk_window, risk_region, risk_detrend, risk_normalise) -> RiskSettings:
+    return RiskSettings(risk_window, risk_region, risk_detrend, risk_normalise)
 
 
 def lock_schedule(lock_schedule, start_percent, end_percent, alpha_ceiling, alpha_floor, tau) -> LockSchedule | None:

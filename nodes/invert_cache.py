@@ -18,17 +18,17 @@ class KVLockInvertCache(io.ComfyNode):
             "its keys and values are computed inside the sampler, exactly at the steps that lock.",
             search_aliases=["kv lock source", "invert video", "background lock"],
             inputs=[
-                io.Model.Input("model", tooltip="The video model that will edit; tells the size of a token."),
-                io.Latent.Input("source_latent", tooltip="The clip, encoded with the model's own VAE (VAE Encode)."),
-                io.Mask.Input("edit_mask", tooltip="White may change. One frame serves the whole clip; any size."),
+                io.Model.Input("model", tooltip="The video model that will edit; tells the size of a token"),
+                io.Latent.Input("source_latent", tooltip="The clip, encoded with the model's own VAE (VAE Encode)"),
+                io.Mask.Input("edit_mask", tooltip="White may change. One frame serves the whole clip; any size"),
                 io.Conditioning.Input("source_conditioning", optional=True,
-                                      tooltip="Text that describes the source; without it the edit's positive is used."),
+                                      tooltip="Text that describes the source; without it the edit's positive is used"),
                 advanced(io.Combo.Input("source_noise", options=list(SOURCE_NOISES), default=SOURCE_NOISES[0],
                                         tooltip="own: a draw of its own seed; shared: the sampler's noise; fresh: a new draw per step")),
                 advanced(io.Int.Input("source_seed", default=1, min=0, max=2**63 - 1, control_after_generate=False,
                                       tooltip="Seed of the source's own noise; the edit's seed stays free")),
             ],
-            outputs=[Source.Output(display_name="source", tooltip="For KV-Lock Sampler or KV-Lock (Patch Model).")],
+            outputs=[Source.Output(display_name="source", tooltip="For KV-Lock Sampler or KV-Lock (Patch Model)")],
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 

@@ -23,14 +23,17 @@ class KVLockTokenMask(io.ComfyNode):
             "A token is the smallest piece the lock can tell apart: 16 x 16 pixels and 4 frames on Wan.",
             search_aliases=["token mask", "mask preview", "grow mask", "edit mask"],
             inputs=[
-                io.Model.Input("model", tooltip="The video model; tells the size of a token."),
-                io.Mask.Input("edit_mask", tooltip="White may change. One frame, or one for every frame of the clip."),
-                io.Image.Input("frames", optional=True, tooltip="The source frames, to see the mask on them."),
+                io.Model.Input("model", tooltip="The video model; tells the size of a token"),
+                io.Mask.Input("edit_mask", tooltip="White may change. One frame, or one for every frame of the clip"),
+                io.Image.Input("frames", optional=True, tooltip="The source frames, to see the mask on them"),
                 io.Int.Input("grow", default=0, min=-512, max=512, tooltip="Widen the mask by this many pixels; negative shrinks, 0 leaves it"),
                 io.Boolean.Input("invert", default=False, tooltip="Swap what may change and what is kept"),
                 io.Boolean.Input("snap", default=False, tooltip="Hand on the mask in whole tokens, as shown, instead of the pixels painted"),
             ],
-            outputs=[io.Mask.Output(display_name="edit_mask"), io.Image.Output(display_name="preview")],
+            outputs=[
+                io.Mask.Output(display_name="edit_mask", tooltip="For Invert & Cache KV"),
+                io.Image.Output(display_name="preview", tooltip="Every frame, tinted where tokens may change"),
+            ],
             is_output_node=True,
         )  # fmt: skip
 
@@ -41,7 +44,7 @@ class KVLockTokenMask(io.ComfyNode):
         mask = grow_mask(mask, grow) if grow else mask
         shown = _in_tokens(mask, family_of(model.model), None if frames is None else tuple(frames.shape[:3]))
         preview = _over(frames, shown)
-        return io.NodeOutput(shown if snap else mask, preview, ui=ui.PreviewImage(preview, cls=cls))
+        return io.NodeOutput(shown if snap else mask, preview, ui=ui.PreviewImage(_first_middle_last(preview), cls=cls))
 
 
 def _in_tokens(mask: torch.Tensor, family, clip: tuple[int, int, int] | None) -> torch.Tensor:
@@ -68,3 +71,9 @@ def _over(frames: torch.Tensor | None, mask: torch.Tensor) -> torch.Tensor:
     picture = torch.full((*mask.shape, 3), GREY) if frames is None else frames[..., :3]
     weight = OPACITY * mask.unsqueeze(-1).to(picture)
     return torch.lerp(picture, torch.tensor(TINT).to(picture).expand_as(picture), weight.expand_as(picture))
+
+
+def _first_middle_last(frames: torch.Tensor) -> torch.Tensor:
+    """What fits under a node; the socket has every frame."""
+    last = len(frames) - 1
+    return frames[sorted({0, last // 2, last})]

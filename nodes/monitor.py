@@ -2,11 +2,10 @@
 
 from comfy_api.latest import io, ui
 
-from ..kvlock_core import RiskSettings
 from .chart import draw
 from .host.patch import patched
 from .host.report import Report
-from .inputs import risk_inputs
+from .inputs import risk_inputs, risk_settings
 from .schema import schema
 from .sockets import ReportSocket, Source
 
@@ -21,13 +20,13 @@ class KVLockMonitor(io.ComfyNode):
             "by itself; how risk is measured here also holds for the lock and the CFG schedule of the same model.",
             search_aliases=["risk", "hallucination", "variance monitor", "kv lock monitor"],
             inputs=[
-                io.Model.Input("model", tooltip="The model to watch, patched or not."),
-                Source.Input("source", optional=True, tooltip="From Invert & Cache KV: risk is measured inside its edit mask."),
+                io.Model.Input("model", tooltip="The model to watch, patched or not"),
+                Source.Input("source", optional=True, tooltip="From Invert & Cache KV: risk is measured inside its edit mask"),
                 *risk_inputs(),
             ],
             outputs=[
-                io.Model.Output(display_name="model"),
-                ReportSocket.Output(display_name="report", tooltip="Link to KV-Lock Report, with the sampler's latent."),
+                io.Model.Output(display_name="model", tooltip="The same model, watched in every sampler behind it"),
+                ReportSocket.Output(display_name="report", tooltip="Link to KV-Lock Report, with the sampler's latent"),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -37,7 +36,7 @@ class KVLockMonitor(io.ComfyNode):
         report = Report()
         changes = {} if source is None else {"source": source}
         watchers = (cls.hidden.unique_id,)
-        return io.NodeOutput(patched(model, risk=RiskSettings(**risk), watchers=watchers, reports=(report,), **changes), report)
+        return io.NodeOutput(patched(model, risk=risk_settings(**risk), watchers=watchers, reports=(report,), **changes), report)
 
 
 class KVLockReport(io.ComfyNode):
@@ -49,15 +48,15 @@ class KVLockReport(io.ComfyNode):
             description="What happened at each step of a finished run: a chart, three numbers, and everything as JSON.",
             search_aliases=["risk chart", "kv lock trace"],
             inputs=[
-                ReportSocket.Input("report", tooltip="From Hallucination Monitor or KV-Lock Sampler."),
-                io.Latent.Input("latent", tooltip="The latent that the run made; it tells which run is meant."),
+                ReportSocket.Input("report", tooltip="From Hallucination Monitor or KV-Lock Sampler"),
+                io.Latent.Input("latent", tooltip="The latent that the run made; it tells which run is meant"),
             ],
             outputs=[
-                io.Image.Output(display_name="chart"),
-                io.Float.Output(display_name="last_risk", tooltip="Risk of the last step; NaN if it was never known."),
-                io.Float.Output(display_name="mean_alpha", tooltip="Mean lock strength over the locked steps; 0 if none was."),
-                io.Float.Output(display_name="locked_share", tooltip="Share of the steps that were locked."),
-                io.String.Output(display_name="json", tooltip="Settings and every step."),
+                io.Image.Output(display_name="chart", tooltip="Risk, alpha, omega and s_star of every step, the active range shaded"),
+                io.Float.Output(display_name="last_risk", tooltip="Risk of the last step; NaN if it was never known"),
+                io.Float.Output(display_name="mean_alpha", tooltip="Mean lock strength over the locked steps; 0 if none was"),
+                io.Float.Output(display_name="locked_share", tooltip="Share of the steps that were locked"),
+                io.String.Output(display_name="json", tooltip="Settings and every step"),
             ],
             is_output_node=True,
         )

@@ -2,11 +2,20 @@
 
 from comfy_api.latest import io
 
-from ..kvlock_core import RiskSettings
 from .host.ksampler import SAMPLERS, SCHEDULERS, sample
 from .host.patch import patched
 from .host.report import Report
-from .inputs import LOCKED_ROWS, block_range, guidance_inputs, guidance_schedule, lock_inputs, lock_schedule, risk_inputs, where_inputs
+from .inputs import (
+    LOCKED_ROWS,
+    block_range,
+    guidance_inputs,
+    guidance_schedule,
+    lock_inputs,
+    lock_schedule,
+    risk_inputs,
+    risk_settings,
+    where_inputs,
+)
 from .schema import rare_last, schema
 from .sockets import ReportSocket, Source
 
@@ -23,12 +32,12 @@ class KVLockSampler(io.ComfyNode):
             inputs=[
                 *_ksampler_inputs(),
                 io.Latent.Input("latent_image", optional=True,
-                                tooltip="Where sampling starts; without it the source itself, which matters only below denoise 1."),
+                                tooltip="Where sampling starts; without it the source itself, which matters only below denoise 1"),
                 *rare_last([*lock_inputs(), *guidance_inputs(), *where_inputs(), *risk_inputs()]),
             ],
             outputs=[
-                io.Latent.Output(display_name="latent"),
-                ReportSocket.Output(display_name="report", tooltip="Link to KV-Lock Report, with this node's latent."),
+                io.Latent.Output(display_name="latent", tooltip="The edited clip, for VAE Decode"),
+                ReportSocket.Output(display_name="report", tooltip="Link to KV-Lock Report, with this node's latent"),
             ],
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip
@@ -45,10 +54,10 @@ class KVLockSampler(io.ComfyNode):
 
 def _ksampler_inputs() -> list:
     return [
-        io.Model.Input("model", tooltip="The video model, with LoRAs and other patches in any order."),
-        Source.Input("source", tooltip="From Invert & Cache KV."),
-        io.Conditioning.Input("positive", tooltip="What the edited clip shows, all of it."),
-        io.Conditioning.Input("negative", tooltip="What to keep out; not used at cfg 1."),
+        io.Model.Input("model", tooltip="The video model, with LoRAs and other patches in any order"),
+        Source.Input("source", tooltip="From Invert & Cache KV"),
+        io.Conditioning.Input("positive", tooltip="What the edited clip shows, all of it"),
+        io.Conditioning.Input("negative", tooltip="What to keep out; not used at cfg 1"),
         io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True, tooltip="Seed of the edit's noise"),
         io.Int.Input("steps", default=30, min=1, max=10000, tooltip="Steps of the run; 4 to 8 for distilled models"),
         io.Float.Input("cfg", default=5.0, min=0.0, max=100.0, step=0.1, round=0.01,
@@ -59,15 +68,15 @@ def _ksampler_inputs() -> list:
     ]  # fmt: skip
 
 
-def _changes(*, omega_schedule, omega_ceiling, omega_floor, project, locked_rows, first_block, last_block,
-             window, region, detrend, normalise, **lock) -> dict:  # fmt: skip
+def _changes(*, omega_schedule, omega_ceiling, omega_floor, use_s_star, locked_rows, first_block, last_block, **rest) -> dict:
     """The fields of `host.patch.Patch` that the widgets stand for."""
-    clock = {name: lock[name] for name in ("tau", "start_percent", "end_percent")}
+    risk = {name: rest.pop(name) for name in list(rest) if name.startswith("risk_")}
+    clock = {name: rest[name] for name in ("tau", "start_percent", "end_percent")}
     return {
-        "lock": lock_schedule(**lock),
+        "lock": lock_schedule(**rest),
         "guidance": guidance_schedule(omega_schedule, omega_ceiling, omega_floor, **clock),
-        "projection": project,
+        "projection": use_s_star,
         "rows": LOCKED_ROWS[locked_rows],
         "blocks": block_range(first_block, last_block),
-        "risk": RiskSettings(window, region, detrend, normalise),
+        "risk": risk_settings(**risk),
     }

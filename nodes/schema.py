@@ -17,7 +17,7 @@ def schema(**fields) -> io.Schema:
 
 
 def advanced(widget):
-    """Marks an input as rarely used: folded away from 0.33 on, an ordinary widget before."""
+    """Marks an input as rarely used: Nodes 2.0 of ComfyUI 0.33 folds it away, other pages show it as any widget."""
     widget.extra_dict = {**(getattr(widget, "extra_dict", None) or {}), "advanced": True}
     return widget
 

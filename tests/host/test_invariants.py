@@ -123,7 +123,7 @@ def test_a_source_text_of_another_length_gives_the_same_lock_as_a_row_of_the_bat
     torch.testing.assert_close(alone, joined, rtol=2e-3, atol=2e-3)
 
 
-@pytest.mark.parametrize("part", [{"locked_rows": "positive only"}, {"locked_rows": "negative only"}, {"first_block": 2, "last_block": 3}])
+@pytest.mark.parametrize("part", [{"locked_rows": "positive"}, {"locked_rows": "negative"}, {"first_block": 2, "last_block": 3}])
 def test_rows_and_blocks_are_chosen(part, pack, toy, source, plain):
     some = run(locked(pack, toy, source, **part))
     assert not torch.equal(some, run(locked(pack, toy, source))) and not torch.equal(some, plain())
@@ -146,8 +146,8 @@ def test_without_cfg_the_lock_works_and_guidance_rests(pack, toy, source):
 
 
 def test_guidance_off_is_bit_identical_and_on_follows_the_risk_of_its_own_step(pack, toy, source):
-    assert torch.equal(run(guided(pack, toy, omega_schedule="off", project=False)), run(toy))
-    model, report = monitored(pack, guided(pack, toy, tau=0.015, omega_floor=0.5, project=False), source)
+    assert torch.equal(run(guided(pack, toy, omega_schedule="off", use_s_star=False)), run(toy))
+    model, report = monitored(pack, guided(pack, toy, tau=0.015, omega_floor=0.5, use_s_star=False), source)
     out = run(model)
     steps = report.trace_of(out).steps
     assert not torch.equal(out, run(toy))

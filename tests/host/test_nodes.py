@@ -28,19 +28,21 @@ def test_every_input_is_explained_in_a_sentence(name, pack):
     assert len(schema.description) > 40 and schema.category == "KV-Lock"
     for one in schema.inputs:
         tooltip = one.tooltip or ""
-        assert 10 < len(tooltip) < 160 and "\n" not in tooltip, (name, one.id, tooltip)
+        assert 10 < len(tooltip) < 160 and "\n" not in tooltip and not tooltip.endswith("."), (name, one.id, tooltip)
+    assert all(len(one.tooltip or "") > 10 for one in schema.outputs)
 
 
 #: Saved workflows hold widget values by position: new ones go behind these, whatever is added to a node.
 WIDGETS = {
     "KVLockInvertCache": "source_noise source_seed",
     "KVLockApply": "lock_schedule start_percent end_percent alpha_ceiling alpha_floor tau locked_rows first_block last_block",
-    "KVLockCFGSchedule": "omega_schedule omega_ceiling start_percent end_percent omega_floor project tau",
-    "KVLockMonitor": "window region detrend normalise",
+    "KVLockCFGSchedule": "omega_schedule omega_ceiling start_percent end_percent omega_floor use_s_star tau",
+    "KVLockMonitor": "risk_window risk_region risk_detrend risk_normalise",
     "KVLockTokenMask": "grow invert snap",
     "KVLockReport": "",
     "KVLockSampler": "seed steps cfg sampler_name scheduler denoise lock_schedule start_percent end_percent alpha_ceiling omega_schedule "
-    "omega_ceiling alpha_floor tau omega_floor project locked_rows first_block last_block window region detrend normalise",
+    "omega_ceiling alpha_floor tau omega_floor use_s_star locked_rows first_block last_block risk_window "
+    "risk_region risk_detrend risk_normalise",
 }
 
 
@@ -77,7 +79,7 @@ def test_the_sampler_is_the_patch_nodes_with_ksampler(pack, toy, source):
 def test_the_sampler_off_is_ksampler(pack, toy, source):
     import nodes
 
-    latent, _ = sampled(pack, toy, source, lock_schedule="off", omega_schedule="off", project=False)
+    latent, _ = sampled(pack, toy, source, lock_schedule="off", omega_schedule="off", use_s_star=False)
     (plain,) = nodes.KSampler().sample(toy, 7, 4, 4.0, "euler", "simple", text(1), text(2), {"samples": torch.zeros(SHAPE)}, 1.0)
     assert torch.equal(latent["samples"], plain["samples"])
 
@@ -248,7 +250,7 @@ def test_context_windows_are_refused_with_the_remedy(pack, toy, source):
         ("KVLockApply", {"alpha_floor": 0.9, "alpha_ceiling": 0.5}, "0.9"),
         ("KVLockApply", {"first_block": 4, "last_block": 2}, r"\(4, 2\)"),
         ("KVLockCFGSchedule", {"omega_floor": 3.0, "omega_ceiling": 2.0}, "3.0"),
-        ("KVLockMonitor", {"window": 2, "detrend": True}, "2"),
+        ("KVLockMonitor", {"risk_window": 2, "risk_detrend": True}, "2"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused_before_sampling(node, widgets, says, pack, toy, source):

@@ -32,7 +32,7 @@ def play(case, pack, toy):
     if case.lock is not None:
         (model,) = call(pack["KVLockApply"], model=model, source=source, lock_schedule=case.lock, **clock)
     if case.guidance is not None or case.projection:
-        model = guided(pack, model, omega_schedule=case.guidance or "off", project=case.projection, **clock)
+        model = guided(pack, model, omega_schedule=case.guidance or "off", use_s_star=case.projection, **clock)
     model, report = monitored(pack, model, source)
     out = run(model, cfg=case.cfg, noise=parity.draw(parity.NOISE_SEED), sigmas=torch.tensor(parity.SIGMAS),
               positive=conditioning("cond"), negative=conditioning("uncond"))  # fmt: skip

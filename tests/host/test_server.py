@@ -139,7 +139,7 @@ NODES = {
     for name in ("InvertCache", "Sampler", "Apply", "CFGSchedule", "Monitor", "Report", "TokenMask")
 }
 EVERYWHERE = {"start_percent": 0.0, "lock_schedule": "constant"}  # the hardest lock in every step
-OFF = {"lock_schedule": "off", "omega_schedule": "off", "project": False}
+OFF = {"lock_schedule": "off", "omega_schedule": "off", "use_s_star": False}
 
 
 @pytest.fixture(scope="module")
