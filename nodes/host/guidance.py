@@ -20,8 +20,16 @@ NOT_APPLIED = (
 
 def can_guide(guider) -> bool:
     """True where one scale combines a positive and a negative prediction: the host's plain CFG, not at 1 (M9)."""
-    is_plain = type(guider).predict_noise is CFGGuider.predict_noise
-    return is_plain and bool(guider.conds.get("negative")) and not math.isclose(guider.cfg, 1.0)
+    return _is_plain(guider) and bool(guider.conds.get("negative")) and not math.isclose(guider.cfg, 1.0)
+
+
+def rows_per_clip(guider, conditions: int) -> int:
+    """Predictions that the host makes of each clip in one evaluation: plain CFG leaves the negative one out at 1."""
+    return 1 if _is_plain(guider) and math.isclose(guider.cfg, 1.0) else conditions
+
+
+def _is_plain(guider) -> bool:
+    return type(guider).predict_noise is CFGGuider.predict_noise
 
 
 @contextmanager

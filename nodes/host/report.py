@@ -40,7 +40,7 @@ class ByLatent:
             self._values.popitem(last=False)
 
     def find(self, samples: Tensor) -> Any | None:
-        return self._values.get(fingerprint(samples))
+        return self._values.get(fingerprint(samples)) if self._values else None
 
 
 class Report:

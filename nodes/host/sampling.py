@@ -104,14 +104,14 @@ class Run:
 
     def prepare_sampling(self, executor, model, noise_shape, *args, **kwargs):
         if self.patch.lock is not None:
-            rows = sum(bool(conds) for name, conds in self.guider.conds.items() if name != SOURCE_CONDS)
-            noise_shape = memory.reserving(noise_shape, rows + 1)
+            conditions = sum(bool(conds) for name, conds in self.guider.conds.items() if name != SOURCE_CONDS)
+            noise_shape = memory.reserving(noise_shape, guidance.rows_per_clip(self.guider, conditions) + 1)
         return executor(model, noise_shape, *args, **kwargs)
 
     def sampler_sample(self, executor, guider, sigmas, extra_args, callback, noise, *args, **kwargs):
         model, patch = guider.inner_model, self.patch
-        family = family_of(model)
-        if patch.source is not None:
+        if patch.source is not None:  # without one, omega and the monitor serve any video model
+            family = family_of(model)
             patch.source.check(family, noise.shape)
         if patch.lock is not None:
             path = source_path(patch.source, model, noise)

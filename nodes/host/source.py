@@ -111,6 +111,11 @@ def source_path(source: SourceHandle, base_model, noise: Tensor) -> HostPath:
 
 def _draws(source: SourceHandle, noise: Tensor) -> Callable[[int], Tensor]:
     if source.noise == "shared":
+        if not noise.any():
+            raise SourceError(
+                "the source shares the sampler's noise, but this sampler adds none (a second stage); set source_noise of "
+                "Invert & Cache KV to own"
+            )
         return lambda step: noise
     if source.noise == "fresh":
         return lambda step: _draw(source, source.seed * _SEED_STRIDE + step, noise)

@@ -214,8 +214,8 @@ def test_the_host_is_told_about_the_source_row(pack, toy, source, monkeypatch):
     seen = []
     real = comfy.sampler_helpers._prepare_sampling
     monkeypatch.setattr(comfy.sampler_helpers, "_prepare_sampling", lambda m, shape, *a, **k: seen.append(shape) or real(m, shape, *a, **k))
-    for kind, factor in (("cfg", 1.5), ("basic", 1.0), ("dual", 2.0)):
-        run(locked(pack, toy, source), kind=kind)
+    for kind, cfg, factor in (("cfg", 4.0, 1.5), ("cfg", 1.0, 1.0), ("basic", 1.0, 1.0), ("dual", 4.0, 2.0)):
+        run(locked(pack, toy, source), kind=kind, cfg=cfg)
         assert torch.Size(seen[-1]).numel() == source.samples.numel() * factor
     run(monitored(pack, toy, source)[0])
     assert torch.Size(seen[-1]) == source.samples.shape

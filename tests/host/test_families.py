@@ -1,15 +1,14 @@
 """Every row of the family table, and token grids that a model of that family may meet."""
 
-import comfy.model_management
 import comfy.ops
 import comfy.sd
 import pytest
 import torch
 from comfy.ldm.wan.model import WanModel
-from world import FRAMES, call, draw, locked, mask, monitored, of_pack, run, source_latent, text
+from world import FRAMES, call, draw, guided, locked, mask, monitored, of_pack, run, source_latent, text
 
 
-def random_wan(tmp_path_factory, **config):
+def random_wan(**config):
     """A Wan of 2 blocks with random weights, loaded by the function behind UNETLoader."""
     size = {"dim": 128, "ffn_dim": 256, "num_heads": 1, "num_layers": 2, "in_dim": 16, "out_dim": 16, "text_dim": 4096}
     net = WanModel(**{**size, **config}, operations=comfy.ops.disable_weight_init)
@@ -27,8 +26,8 @@ KINDS = {
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def model(request, tmp_path_factory):
-    return request.param, random_wan(tmp_path_factory, **KINDS[request.param])
+def model(request):
+    return request.param, random_wan(**KINDS[request.param])
 
 
 def conds(kind):
@@ -77,8 +76,8 @@ def check_fixed_point(wan, pack, shape, words, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    return random_wan(tmp_path_factory)
+def small():
+    return random_wan()
 
 
 @pytest.mark.parametrize(
@@ -107,6 +106,19 @@ def test_a_block_count_is_taken_where_the_host_gives_no_index(small, pack, monke
     monkeypatch.setattr(attention, "_site", without_index)
     run(locked(pack, small, source), positive=text(1, 36), negative=text(2, 36))
     assert seen == [0, 1] * 6
+
+
+def test_a_model_outside_the_table_is_refused_by_the_lock_and_served_by_monitor_and_cfg(pack, source):
+    """Wan 2.2 5B: other strides, and a text path that blends masked frames; not in the table yet."""
+    other = random_wan(in_dim=48, out_dim=48)
+    shape = (1, 48, 3, 6, 8)
+    with pytest.raises(Exception, match=r"does not know the model WAN22 \(WanModel\); it works with: Wan 2\.1"):
+        call(pack["KVLockInvertCache"], model=other, source_latent=source_latent(shape=shape), edit_mask=mask())
+    with pytest.raises(Exception, match="does not know the model WAN22"):
+        run(locked(pack, other, source), latent=torch.zeros(shape))
+    model, report = monitored(pack, guided(pack, other))
+    out = run(model, latent=torch.zeros(shape))
+    assert all(step.risk is not None for step in report.trace_of(out).steps[1:])
 
 
 def test_the_table_says_where_each_row_comes_from(pack, small):

@@ -218,6 +218,12 @@ def test_a_source_for_another_family_is_refused(pack, toy, source):
         run(locked(pack, toy, other))
 
 
+def test_shared_noise_where_the_sampler_adds_none_is_refused(pack, toy):
+    (shared,) = invert(pack, toy, source_noise="shared")
+    with pytest.raises(Exception, match="adds none.*source_noise of Invert & Cache KV to own"):
+        run(locked(pack, toy, shared), noise=torch.zeros(SHAPE), latent=source_latent()["samples"])
+
+
 def test_a_report_without_the_runs_latent_says_which_to_link(pack, toy, source):
     _, report = sampled(pack, toy, source)
     with pytest.raises(Exception, match="1 runs of this report.*link the sampler's own"):
