@@ -180,7 +180,7 @@ def test_two_hundred_runs_do_not_grow(pack, toy, source):
 
 def live_tensor_bytes() -> int:
     """Bytes of every tensor that Python can still reach."""
-    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
+    tensors = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter)]
     return sum(t.untyped_storage().nbytes() for t in {t.untyped_storage().data_ptr(): t for t in tensors}.values())
 
 
