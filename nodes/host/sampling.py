@@ -122,7 +122,7 @@ class Run:
             events.say(patch.watchers, guidance.NOT_APPLIED)
         self._device = noise.device
         self._timeline = timeline(sigmas.tolist(), model.model_sampling)  # a copy: uni_pc writes into its levels
-        self.session = self._new_session(self._continued)
+        self.session = self._new_session(self._continued if self._timeline.first > 0 else None)
         return executor(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
 
     def predict_noise(self, executor, x, timestep, model_options, seed):

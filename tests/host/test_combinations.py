@@ -3,7 +3,7 @@
 import pytest
 import torch
 from comfy_extras import nodes_apg, nodes_cfg, nodes_easycache, nodes_model_advanced, nodes_slg
-from world import STEPS, draw, guided, load_toy, locked, monitored, of_pack, run, sigmas_for
+from world import STEPS, draw, guided, load_toy, locked, monitored, of_pack, run, sigmas_for, text
 
 OVERRIDE = "optimized_attention_override"
 
@@ -172,6 +172,19 @@ def test_two_stages_are_one_run(at, pack, toy, source):
     torch.testing.assert_close(two_stages(model, model, sigmas, at), run(model, sigmas=sigmas), rtol=1e-3, atol=1e-3)
 
 
+def test_ksampler_advanced_twice_is_ksampler_once(pack, toy, source):
+    """The stock nodes: leftover noise returned by the first, no noise added by the second."""
+    import nodes
+
+    model, empty = locked(pack, toy, source, start_percent=0.5), {"samples": torch.zeros_like(source.samples)}
+    words = (text(1), text(2))
+    (once,) = nodes.KSampler().sample(model, 7, 6, 4.0, "euler", "simple", *words, empty, 1.0)
+    advanced = nodes.KSamplerAdvanced().sample
+    (half,) = advanced(model, "enable", 7, 6, 4.0, "euler", "simple", *words, empty, 0, 2, "enable")
+    (twice,) = advanced(model, "disable", 7, 6, 4.0, "euler", "simple", *words, half, 2, 10000, "disable")
+    torch.testing.assert_close(twice["samples"], once["samples"], rtol=1e-3, atol=1e-3)
+
+
 def test_each_stage_counts_the_steps_of_the_whole_run(pack, toy, source):
     model, report = monitored(pack, locked(pack, toy, source, start_percent=0.5), source)
     sigmas = sigmas_for(toy)
@@ -196,6 +209,8 @@ def test_the_second_stage_goes_on_with_the_first_ones_risk(pack, toy, source):
     assert torch.equal(again, end)
     other = run(low, sigmas=sigmas[3:], latent=half + 0.1, noise=torch.zeros_like(half))
     assert second.trace_of(other).steps[0].risk is None
+    from_noise = run(low, sigmas=sigmas, latent=half)  # a run of its own, although it is given that latent
+    assert second.trace_of(from_noise).steps[0].risk is None
 
 
 def test_denoise_below_one_uses_the_noise_levels_of_the_whole_schedule(pack, toy, source):
