@@ -9,12 +9,12 @@ from torch import Tensor
 from .errors import GridMismatchError
 
 
-def fuse(new: Tensor, source: Tensor, weight: Tensor) -> Tensor:
+def fuse(new: Tensor, source: Tensor, weight: Tensor, *, out: Tensor | None = None) -> Tensor:
     """`(1 - weight) * new + weight * source` per token, with weight = alpha * lock (M4).
 
     `new` (...,L,D), `source` (...,L,D) of the same shape or one that broadcasts to it, `weight` (L,) in [0,1] or bool.
     Weight 0 gives `new` and weight 1 gives `source`, both bit for bit and whatever the other one holds. Returns a new
-    tensor like `new`. Raises GridMismatchError.
+    tensor like `new`, or `out`, which must not share memory with `new`. Raises GridMismatchError.
 
     This runs twice in every attention call, so it never waits for the device: values of `weight` are not looked at. A
     bool weight (True = source) is one select and one allocation; the session uses it when all weights are 0 or 1.
@@ -23,12 +23,12 @@ def fuse(new: Tensor, source: Tensor, weight: Tensor) -> Tensor:
     w = rearrange(weight, "l -> l 1").to(new.device)
     source = source.to(new.dtype)
     if w.dtype == torch.bool:
-        return torch.where(w, source, new)
+        return torch.where(w, source, new, out=out)
     # lerp in the input's own dtype: its kernel works in float32 and rounds once; widening K and V of a 14B model first
     # would take four times their memory. What half precision rounds is the weight (2^-9 relative in bfloat16).
-    mixed = torch.lerp(new, source.expand_as(new), w.to(new.dtype))
-    mixed = torch.where(w == 0, new, mixed)
-    return torch.where(w == 1, source, mixed)
+    mixed = torch.lerp(new, source.expand_as(new), w.to(new.dtype), out=out)
+    mixed = torch.where(w == 0, new, mixed, out=out)
+    return torch.where(w == 1, source, mixed, out=out)
 
 
 def _check_shapes(new: Tensor, source: Tensor, weight: Tensor) -> None:

@@ -174,10 +174,12 @@ class LockSession:
 
     def _fused(self, new: Tensor, source: Tensor, rows: tuple[str, ...], locked: list[int]) -> Tensor:
         self._weight = self._weight.to(new.device)  # moves once per step at most
-        out = new.clone()
-        views = split_rows(out, rows)
-        for i in locked:
-            views[i].copy_(fuse(views[i], source, self._weight))
+        out = torch.empty_like(new)
+        for i, (row, fused) in enumerate(zip(split_rows(new, rows), split_rows(out, rows))):
+            if i in locked:
+                fuse(row, source, self._weight, out=fused)
+            else:
+                fused.copy_(row)
         return out
 
     def _pushed(self, x0: Tensor) -> float | None:

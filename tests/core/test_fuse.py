@@ -113,3 +113,13 @@ def test_one_source_serves_a_whole_batch():
 def test_a_bad_grid_is_named(shapes, says):
     with pytest.raises(GridMismatchError, match=says):
         fuse(*(torch.zeros(s) for s in shapes))
+
+
+@pytest.mark.parametrize("weight", [torch.tensor([0.0, 0.3, 1.0]), torch.tensor([False, True, True])])
+def test_into_a_tensor_of_the_callers(weight):
+    new, source = draw(2, 3, 5), draw(2, 3, 5, seed=1)
+    out = torch.empty(4, 3, 5)
+    before = new.clone()
+    returned = fuse(new, source, weight, out=out[1:3])
+    assert returned.data_ptr() == out[1:3].data_ptr()
+    assert torch.equal(out[1:3], fuse(new, source, weight)) and torch.equal(new, before)

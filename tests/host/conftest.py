@@ -1,42 +1,23 @@
-"""Brings up ComfyUI as a library on the CPU, and the pack inside it as its loader would."""
+"""ComfyUI and the pack, once for all tests."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import sys
+import importlib.util
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-if "COMFYUI_PATH" not in os.environ:
-    raise RuntimeError("these tests run inside ComfyUI's Python; start them with: python launch.py host-test")
-HOST = Path(os.environ["COMFYUI_PATH"])
-HERE = Path(__file__).resolve().parent
-
-
-def _start_host() -> None:
-    sys.argv = ["pytest", "--cpu"]
-    sys.path.insert(0, str(HOST))
-    sys.path.append(str(HERE))
-    import comfy.options
-
-    comfy.options.enable_args_parsing()
-
-
-_start_host()
+# by path: in importlib mode this folder is not on sys.path yet
+_spec = importlib.util.spec_from_file_location("kvlock_host_start", Path(__file__).with_name("start.py"))
+_start = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_start)
+HOST = _start.start_host()
 
 
 @pytest.fixture(scope="session")
 def pack():
-    """Node classes by id, loaded by ComfyUI's own `load_custom_node`."""
-    import nodes
-
-    assert Path(nodes.__file__).parent == HOST, "ComfyUI's nodes.py is shadowed"
-    loaded = asyncio.run(nodes.load_custom_node(str(ROOT)))
-    assert loaded, "ComfyUI could not import the pack; see the log above"
-    return {name: node for name, node in nodes.NODE_CLASS_MAPPINGS.items() if name.startswith("KVLock")}
+    """Node classes by id."""
+    return _start.load_pack(HOST)
 
 
 @pytest.fixture(scope="session")
