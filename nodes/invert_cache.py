@@ -1,11 +1,16 @@
 """Invert & Cache KV: the clip that is edited, as a handle for the other nodes."""
 
+from dataclasses import replace
+
 from comfy_api.latest import io
 
 from .host import events
+from .host.inversion import SOLVERS, inverted
 from .host.source import SOURCE_NOISES, make_source
 from .schema import advanced, schema
 from .sockets import Source
+
+NOISED = "noised"
 
 
 class KVLockInvertCache(io.ComfyNode):
@@ -14,8 +19,8 @@ class KVLockInvertCache(io.ComfyNode):
         return schema(
             node_id="KVLockInvertCache",
             display_name="Invert & Cache KV",
-            description="Prepares the clip that you edit: its latent, what may change in it, and its noise. Costs nothing now; "
-            "its keys and values are computed inside the sampler, exactly at the steps that lock.",
+            description="Prepares the clip that you edit: its latent, what may change in it, and its way to noise. Its keys and "
+            "values are computed inside the sampler, exactly at the steps that lock; only an inversion (source_path) runs here.",
             search_aliases=["kv lock source", "invert video", "background lock"],
             inputs=[
                 io.Model.Input("model", tooltip="The video model that will edit; tells the size of a token"),
@@ -27,15 +32,26 @@ class KVLockInvertCache(io.ComfyNode):
                                         tooltip="own: a draw of its own seed; shared: the sampler's noise; fresh: a new draw per step")),
                 advanced(io.Int.Input("source_seed", default=1, min=0, max=2**63 - 1, control_after_generate=False,
                                       tooltip="Seed of the source's own noise; the edit's seed stays free")),
+                io.Sigmas.Input("sigmas", optional=True,
+                                tooltip="The sampler's schedule, for a source_path that inverts; noised needs none"),
+                advanced(io.Combo.Input("source_path", options=[NOISED, *SOLVERS], default=NOISED,
+                                        tooltip="noised: add noise, exact at any step and free; the others invert now, one or two "
+                                        "model calls a step")),
             ],
             outputs=[Source.Output(display_name="source", tooltip="For KV-Lock Sampler or KV-Lock (Patch Model)")],
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, model, source_latent, edit_mask, source_conditioning=None, source_noise="own", source_seed=1):
+    def execute(cls, model, source_latent, edit_mask, source_conditioning=None, source_noise="own", source_seed=1,
+                sigmas=None, source_path=NOISED):  # fmt: skip
         source = make_source(model, source_latent, edit_mask, source_conditioning, source_noise, source_seed)
-        events.note(cls.hidden.unique_id, _what_may_change(source.editable_share, len(source.tokens)))
+        told = _what_may_change(source.editable_share, len(source.tokens))
+        if source_path != NOISED:
+            path = inverted(model, source.samples, source_conditioning, sigmas, source_path)
+            source = replace(source, trajectory=path)
+            told += f"; {source_path} leads back to the source within {path.reconstruction_error:.1%}"
+        events.note(cls.hidden.unique_id, told)
         return io.NodeOutput(source)
 
 

@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ...kvlock_core import InStep, LockSession, StepPlan
+from ...kvlock_core import InStep, LockSession, SourcePath, StepPlan
 from ...kvlock_core.types import SOURCE_ROW
 from . import events, memory
 from .attention import LockedAttention, watched
 from .calls import ModelCall
 from .errors import UnsupportedGraphError
 from .models import ModelFamily
-from .source import HostPath
 
 #: The guider's table of conditions holds the source's own text under this name for the length of a run.
 SOURCE_CONDS = "kvlock_source"
@@ -30,7 +29,7 @@ class SourceRows:
     guider: object
     family: ModelFamily
     grid: tuple[int, ...]
-    path: HostPath
+    path: SourcePath
     kept: InStep
     watchers: tuple[str, ...]
     #: One for the whole run: other packs' caches are keyed by it.

@@ -13,6 +13,7 @@ from ...kvlock_core import (
     NonFiniteError,
     SourceError,
     SourcePath,
+    TrajectoryPath,
     latent_mask,
     mask_coverage,
     token_mask,
@@ -35,7 +36,8 @@ class SourceHandle:
     """What "Invert & Cache KV" hands on.
 
     `samples` (1,C,T,h,w) as the VAE made it; `edit` (T,h,w) latent edit mask; `tokens` (L,) token edit mask;
-    `conditioning` the source's text, None = the edit's positive. `unfinished` lets the second model of a run (Wan 2.2)
+    `conditioning` the source's text, None = the edit's positive. `trajectory` an inversion, in the model's own latent
+    space; None = noise is added in closed form. `unfinished` lets the second model of a run (Wan 2.2)
     go on with the first one's risk window: a few MB in the computer's memory, filed under the half-denoised latent.
     """
 
@@ -46,6 +48,7 @@ class SourceHandle:
     conditioning: list | None
     noise: str
     seed: int
+    trajectory: TrajectoryPath | None = None
     unfinished: ByLatent = field(default_factory=lambda: ByLatent(UNFINISHED_KEPT))
 
     def __deepcopy__(self, memo) -> SourceHandle:
@@ -103,8 +106,25 @@ class HostPath(SourcePath):
         return self.model_sampling.noise_scaling(level, self.draw(step), self.z_src)
 
 
-def source_path(source: SourceHandle, base_model, noise: Tensor) -> HostPath:
+@dataclass(frozen=True, eq=False)
+class InvertedPath(SourcePath):
+    """An inversion, brought to the device and the batch of one run; `like` (B,C,T,h,w)."""
+
+    trajectory: TrajectoryPath
+    like: Tensor
+
+    @property
+    def reconstruction_error(self) -> float:
+        return self.trajectory.reconstruction_error
+
+    def at(self, step: int, sigma: float) -> Tensor:
+        return self.trajectory.at(step, sigma).to(self.like).expand_as(self.like)
+
+
+def source_path(source: SourceHandle, base_model, noise: Tensor) -> SourcePath:
     """The path of one run; `noise` (B,C,T,h,w) is the run's own."""
+    if source.trajectory is not None:
+        return InvertedPath(source.trajectory, noise)
     z_src = base_model.process_latent_in(source.samples.to(noise)).expand_as(noise)
     return HostPath(z_src, _draws(source, noise), base_model.model_sampling)
 
