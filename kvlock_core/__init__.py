@@ -14,7 +14,7 @@ from .errors import (
 )
 from .fuse import fuse
 from .guidance import guide, s_star
-from .invert import FreshNoisePath, NoisedPath, SourcePath, TrajectoryPath, invert, noised
+from .invert import FreshNoisePath, NoisedPath, SourcePath, TrajectoryPath, draw, invert, noised, seed_of_step
 from .metrics import (
     Fidelity,
     background_ssim,
@@ -66,6 +66,7 @@ __all__ = [
     "TrajectoryPath",
     "background_ssim",
     "color_drift",
+    "draw",
     "drift_slope",
     "fidelity",
     "flicker",
@@ -83,6 +84,7 @@ __all__ = [
     "psnr",
     "psnr_per_frame",
     "s_star",
+    "seed_of_step",
     "seam_mismatch",
     "token_mask",
 ]

@@ -40,6 +40,16 @@ def noised(z_src: Tensor, noise: Tensor, sigma: float | Tensor) -> Tensor:
     return ((1.0 - s) * z_src.to(wide) + s * noise.to(wide)).to(z_src.dtype)
 
 
+def draw(shape: Sequence[int], seed: int) -> Tensor:
+    """Gaussian noise of `shape` in float32, made on the CPU so that a seed means the same on every device."""
+    return torch.randn(tuple(shape), generator=torch.Generator("cpu").manual_seed(seed))
+
+
+def seed_of_step(seed: int, step: int) -> int:
+    """The seed of a step's own draw, where every step has one."""
+    return (seed * _SEED_STRIDE + step) % 2**63
+
+
 @runtime_checkable
 class SourcePath(Protocol):
     """Answers one question: where is the source at this noise level?"""
@@ -76,8 +86,7 @@ class FreshNoisePath:
         return noised(self.z_src, self._draw(step), sigma)
 
     def _draw(self, step: int) -> Tensor:
-        generator = torch.Generator("cpu").manual_seed((self.generator_seed * _SEED_STRIDE + step) % 2**63)
-        return torch.randn(self.z_src.shape, generator=generator).to(self.z_src)
+        return draw(self.z_src.shape, seed_of_step(self.generator_seed, step)).to(self.z_src)
 
 
 @dataclass(frozen=True, eq=False)

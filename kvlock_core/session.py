@@ -150,6 +150,11 @@ class LockSession:
         return record
 
     @property
+    def has_predicted(self) -> bool:
+        """True once predicted() came in the current step."""
+        return self._has_predicted
+
+    @property
     def trace(self) -> RunTrace:
         """The finished steps so far."""
         return RunTrace(plain(asdict(self.settings)), tuple(self._done))

@@ -16,6 +16,7 @@ from kvlock_core import (
     SessionSettings,
     SettingsError,
     SourcePath,
+    draw as gaussian,
     grow_mask,
     invert,
     invert_mask,
@@ -136,7 +137,7 @@ def cfg_of(model: VideoModel, settings: EditSettings) -> float:
 
 def draw(like: Tensor, seed: int) -> Tensor:
     """Gaussian noise like a latent, the same for a seed on every device."""
-    return torch.randn(like.shape, generator=torch.Generator("cpu").manual_seed(seed)).to(like.device)
+    return gaussian(like.shape, seed).to(like.device)
 
 
 def new_session(model: VideoModel, edit: Tensor, settings: EditSettings) -> LockSession:

@@ -6,6 +6,7 @@ from einops import rearrange, repeat
 
 from ..kvlock_core import grow_mask, invert_mask, latent_mask, token_mask
 from .host.models import family_of
+from .host.source import mask_frames
 from .schema import schema
 
 #: Colour of what may change, and how much of the picture shows through.
@@ -39,7 +40,7 @@ class KVLockTokenMask(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, edit_mask, grow, invert, snap, frames=None):
-        mask = edit_mask.unsqueeze(0) if edit_mask.ndim == 2 else edit_mask
+        mask = mask_frames(edit_mask)
         mask = invert_mask(mask) if invert else mask
         mask = grow_mask(mask, grow) if grow else mask
         shown = _in_tokens(mask, family_of(model.model), None if frames is None else tuple(frames.shape[:3]))

@@ -9,7 +9,6 @@ import comfy.model_management
 #: The host itself batches rows only if its estimate times this fits (comfy/samplers.py).
 HOST_SAFETY = 1.5
 
-
 #: Rows per latent for which the host reserves activations, whatever the guider does (comfy/sampler_helpers.py).
 HOST_ROWS = 2
 

@@ -35,7 +35,7 @@ KEY = "kvlock_run"
 def outer_sample(executor, patch, *args, **kwargs) -> Tensor:
     """Samples under the settings of `patch`, and hands the trace to its reports."""
     guider = executor.class_obj
-    options, cfg = guider.model_options, guider.cfg
+    options = guider.model_options
     guider.model_options = create_model_options_clone(options)
     run = Run(guider, patch, latent_image=args[1])
     try:
@@ -44,7 +44,7 @@ def outer_sample(executor, patch, *args, **kwargs) -> Tensor:
         run.hand_over(samples)
         return samples
     finally:
-        guider.model_options, guider.cfg = options, cfg
+        guider.model_options = options
         run.forget()
 
 
@@ -58,11 +58,9 @@ class Run:
         self.session: LockSession | None = None
         self.plan: StepPlan | None = None
         self._timeline: Timeline | None = None
-        self._device: torch.device | None = None
         self._rows: SourceRows | None = None
         self._kept = InStep()
         self._ahead: _Ahead | None = None
-        self._has_predicted = False
         self._earlier: tuple[StepRecord, ...] = ()
 
     def __deepcopy__(self, memo) -> Run:
@@ -120,9 +118,8 @@ class Run:
             guidance.add_projection(extra_args["model_options"], lambda: self.session)
         elif patch.guidance is not None or patch.projection:
             events.say(patch.watchers, guidance.NOT_APPLIED)
-        self._device = noise.device
         self._timeline = timeline(sigmas.tolist(), model.model_sampling)  # a copy: uni_pc writes into its levels
-        self.session = self._new_session(self._continued if self._timeline.first > 0 else None)
+        self.session = self._new_session(self._window_to_go_on_with(noise.device))
         return executor(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
 
     def predict_noise(self, executor, x, timestep, model_options, seed):
@@ -130,7 +127,7 @@ class Run:
         step = self._timeline.step(sigma)
         if self.plan is not None and step < self.plan.step:  # a sampler that climbs back up starts a new window
             self._earlier, self.session = self.trace.steps, self._new_session()
-        self.plan, self._has_predicted = self.session.begin(step, sigma), False
+        self.plan = self.session.begin(step, sigma)
         with self._omega(x, timestep, model_options):
             prediction = executor(x, timestep, model_options, seed)
         record = self.session.end()
@@ -153,10 +150,15 @@ class Run:
 
     # one evaluation -----------------------------------------------------------------------------------------------------
 
-    def _new_session(self, continued: RiskWindow | None = None) -> LockSession:
+    def _window_to_go_on_with(self, device: torch.device) -> RiskWindow | None:
+        """The risk window of the run that made the latent this one starts from."""
+        risk, window = self.patch.session_settings(guides=False).risk, self._continued
+        goes_on = window is not None and self._timeline.first > 0 and window.continues(risk)
+        return window.moved_to(device) if goes_on else None
+
+    def _new_session(self, window: RiskWindow | None = None) -> LockSession:
         source = self.patch.source
         settings = self.patch.session_settings(guidance.can_guide(self.guider))
-        goes_on = continued is not None and continued.continues(settings.risk)
         return LockSession(
             settings,
             steps=self._timeline.total,
@@ -164,7 +166,7 @@ class Run:
             tokens=None if source is None else source.tokens,
             omega0=self.guider.cfg,
             source=self._kept,
-            window=continued.moved_to(self._device) if goes_on else None,
+            window=window,
         )
 
     def _omega(self, x: Tensor, timestep: Tensor, model_options: dict) -> AbstractContextManager:
@@ -183,8 +185,7 @@ class Run:
         """The first conditional prediction of an evaluation; later ones come from other packs' extra passes."""
         positive = self.guider.conds["positive"]
         for cond, x0 in zip(conds, predictions):
-            if cond is positive and not self._has_predicted:
-                self._has_predicted = True
+            if cond is positive and not self.session.has_predicted:
                 self.session.predicted(x0)
 
 
@@ -192,11 +193,10 @@ class _Ahead:
     """Predictions made ahead, for the one time that the host asks for them."""
 
     def __init__(self, x: Tensor, conds: list, predictions: list[Tensor]):
-        self._x, self._known = x, [(id(cond), prediction) for cond, prediction in zip(conds, predictions)]
+        self._x, self._known = x, {id(cond): prediction for cond, prediction in zip(conds, predictions)}
 
     def answers(self, conds: list, x: Tensor) -> bool:
-        return x is self._x and all(cond is None or id(cond) in dict(self._known) for cond in conds)
+        return x is self._x and all(cond is None or id(cond) in self._known for cond in conds)
 
     def predictions_of(self, conds: list) -> list[Tensor]:
-        known = dict(self._known)
-        return [torch.zeros_like(self._x) if cond is None else known[id(cond)] for cond in conds]
+        return [torch.zeros_like(self._x) if cond is None else self._known[id(cond)] for cond in conds]

@@ -14,8 +14,10 @@ from ...kvlock_core import (
     SourceError,
     SourcePath,
     TrajectoryPath,
+    draw,
     latent_mask,
     mask_coverage,
+    seed_of_step,
     token_mask,
 )
 from .models import ModelFamily, family_of
@@ -26,9 +28,6 @@ SOURCE_NOISES = ("own", "shared", "fresh")
 
 #: Runs that stopped half-way and may be gone on with; a graph with two experts leaves one.
 UNFINISHED_KEPT = 2
-
-#: Spreads (seed, step) over generator seeds; as in kvlock_core's FreshNoisePath, so that both hosts draw alike.
-_SEED_STRIDE = 1_000_003
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +76,14 @@ def make_source(model, latent: dict, edit_mask: Tensor, conditioning: list | Non
     family = family_of(model.model)
     samples = latent["samples"]
     _check_latent(samples)
-    mask = edit_mask.unsqueeze(0) if edit_mask.ndim == 2 else edit_mask
-    edit = latent_mask(mask.cpu(), temporal=family.temporal, spatial=family.spatial, size=tuple(samples.shape[2:]))
+    mask = mask_frames(edit_mask).cpu()
+    edit = latent_mask(mask, temporal=family.temporal, spatial=family.spatial, size=tuple(samples.shape[2:]))
     return SourceHandle(family, samples, edit, token_mask(edit, family.patch), conditioning, noise, seed)
+
+
+def mask_frames(mask: Tensor) -> Tensor:
+    """A MASK as (F,H,W); some nodes hand on a single (H,W)."""
+    return mask.unsqueeze(0) if mask.ndim == 2 else mask
 
 
 def _check_latent(samples: Tensor) -> None:
@@ -138,12 +142,11 @@ def _draws(source: SourceHandle, noise: Tensor) -> Callable[[int], Tensor]:
             )
         return lambda step: noise
     if source.noise == "fresh":
-        return lambda step: _draw(source, source.seed * _SEED_STRIDE + step, noise)
+        return lambda step: _draw(source, seed_of_step(source.seed, step), noise)
     fixed = _draw(source, source.seed, noise)
     return lambda step: fixed
 
 
 def _draw(source: SourceHandle, seed: int, noise: Tensor) -> Tensor:
-    """The same for a seed on every device; one draw for all clips of a batch, since the source is one clip."""
-    generator = torch.Generator("cpu").manual_seed(seed % 2**63)
-    return torch.randn(source.samples.shape, generator=generator).to(noise).expand_as(noise)
+    """One draw for all clips of a batch, since the source is one clip."""
+    return draw(source.samples.shape, seed).to(noise).expand_as(noise)
