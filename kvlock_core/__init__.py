@@ -1,5 +1,7 @@
 """KV-Lock: the method of arXiv 2603.09657, free of any host. Public names only; see docs/method.md."""
 
+from .calibrate import Calibration, calibrate
+from .composite import LatentComposite
 from .errors import (
     GridMismatchError,
     KVLockError,
@@ -33,15 +35,17 @@ from .settings import SessionSettings
 from .source import InStep, Lockstep, SourceKV
 from .tokens import grow_mask, invert_mask, latent_mask, mask_coverage, token_mask
 from .trace import RunTrace
-from .types import RiskSettings, Site, StepPlan, StepRecord
+from .types import PAPER_RISK, RiskSettings, Site, StepPlan, StepRecord
 
 __all__ = [
+    "Calibration",
     "Fidelity",
     "FreshNoisePath",
     "GridMismatchError",
     "GuidanceSchedule",
     "InStep",
     "KVLockError",
+    "LatentComposite",
     "LockSchedule",
     "LockSession",
     "Lockstep",
@@ -49,6 +53,7 @@ __all__ = [
     "MetricError",
     "NoisedPath",
     "NonFiniteError",
+    "PAPER_RISK",
     "RiskSettings",
     "RiskWindow",
     "RunTrace",
@@ -65,6 +70,7 @@ __all__ = [
     "TraceError",
     "TrajectoryPath",
     "background_ssim",
+    "calibrate",
     "color_drift",
     "draw",
     "drift_slope",

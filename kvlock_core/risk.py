@@ -14,7 +14,7 @@ from einops import einsum
 from torch import Tensor
 
 from .errors import GridMismatchError, MaskError, NonFiniteError
-from .types import EDITABLE_FROM, RiskSettings, check_window_size
+from .types import EDITABLE_FROM, RiskSettings, check_risk_form, check_window_size
 
 
 class RiskWindow:
@@ -22,12 +22,15 @@ class RiskWindow:
 
     `detrend` measures the spread around a least-squares line instead of around the mean (ours: x0 drifts along the path
     even when it is certain); it needs three predictions. `normalise` divides by the mean square of the window over the
-    same region, which makes the risk independent of the latent's scale. Raises SettingsError for sizes with no value.
+    same region, which makes the risk independent of the latent's scale. `form` "rate" (ours) divides by the unbiased
+    variance of the positions: the mean square change of x0 per unit of sigma, whatever the number of steps and their
+    spacing; "variance" is the paper's. Raises SettingsError for sizes with no value and for unknown forms.
     """
 
-    def __init__(self, size: int = 10, detrend: bool = False, normalise: bool = False):
+    def __init__(self, size: int = 10, detrend: bool = False, normalise: bool = False, form: str = "variance"):
         check_window_size(size, detrend)
-        self.size, self.detrend, self.normalise = size, detrend, normalise
+        check_risk_form(form)
+        self.size, self.detrend, self.normalise, self.form = size, detrend, normalise, form
         self.reset()
 
     def reset(self) -> None:
@@ -41,9 +44,9 @@ class RiskWindow:
         """Take one prediction, return the risk of the window that now ends with it.
 
         `x0` (B,C,T,h,w); `edit` (T,h,w) with 1 = may change (cells count from 0.5 on), None = everywhere; `position`
-        is where the prediction stands on the axis of the trend, e.g. its sigma; by default its count.
+        is where the prediction stands on the axis of trend and rate, e.g. its sigma; by default its count.
         Returns None while there are too few predictions (2, with `detrend` 3), if `edit` holds no cell, or if all
-        positions of a trend coincide: the risk is not known then, which is not the same as 0.
+        positions of a trend or a rate coincide: the risk is not known then, which is not the same as 0.
         Raises NonFiniteError, GridMismatchError, and MaskError if the mask changes before `reset()`.
         """
         self._check(x0, edit)
@@ -55,39 +58,37 @@ class RiskWindow:
         self.risk = self._value()
         return self.risk
 
-    def continues(self, settings: RiskSettings) -> bool:
-        """True if this window measures what `settings` ask for, so that their run can go on with it."""
-        asked = (settings.window, settings.detrend, settings.normalise)
+    @classmethod
+    def of(cls, settings: RiskSettings, steps: int) -> RiskWindow:
+        """The window that a run of `steps` with these settings measures by."""
+        return cls(settings.size(steps), settings.detrend, settings.normalise, settings.form)
+
+    def continues(self, settings: RiskSettings, steps: int) -> bool:
+        """True if this window measures what `settings` ask for, so that their run of `steps` can go on with it."""
+        asked = (settings.size(steps), settings.detrend, settings.normalise, settings.form)
         has_edit = self._edit is not None
-        return (self.size, self.detrend, self.normalise) == asked and has_edit == (settings.region == "edit")
+        return self._measures_by() == asked and has_edit == (settings.region == "edit")
 
     def moved_to(self, device: str | torch.device) -> RiskWindow:
         """A copy that goes on from here by itself, its predictions on `device`."""
-        copied = RiskWindow(self.size, self.detrend, self.normalise)
+        copied = RiskWindow(*self._measures_by())
         copied._count, copied.risk, copied._edit = self._count, self.risk, self._edit
         copied._seen.extend((position, region.to(device, copy=True)) for position, region in self._seen)
         return copied
+
+    def _measures_by(self) -> tuple[int, bool, bool, str]:
+        return self.size, self.detrend, self.normalise, self.form
 
     def _value(self) -> float | None:
         window = torch.stack([region for _, region in self._seen])  # (n,B,C,M)
         if window.numel() == 0 or len(window) < (3 if self.detrend else 2):
             return None
-        variance = self._around_line(window) if self.detrend else window.var(0).mean()
-        if variance is None:
-            return None
-        return float(variance / self._scale(window))
-
-    def _around_line(self, window: Tensor) -> Tensor | None:
-        """Residual variance of a line per element, with the n - 2 degrees of freedom that a line leaves."""
         s = torch.tensor([position for position, _ in self._seen], dtype=torch.float64)
-        ds = (s - s.mean()).to(window)
-        spread = ds.square().sum()
-        if not spread > 0:
+        if (self.detrend or self.form == "rate") and not s.var() > 0:
             return None
-        d = window - window.mean(0)
-        slope = einsum(ds, d, "n, n b c m -> b c m") / spread
-        residual = d - einsum(ds, slope, "n, b c m -> n b c m")
-        return (residual.square().sum(0) / (len(window) - 2)).mean()
+        variance = _around_line(window, s) if self.detrend else window.var(0).mean()
+        per_sigma = float(s.var()) if self.form == "rate" else 1.0
+        return float(variance / self._scale(window)) / per_sigma
 
     def _scale(self, window: Tensor) -> Tensor | float:
         if not self.normalise:
@@ -118,3 +119,12 @@ class RiskWindow:
             raise GridMismatchError(
                 f"prediction {tuple(x0.shape)} has another size than those in the window; call reset() between runs"
             )
+
+
+def _around_line(window: Tensor, s: Tensor) -> Tensor:
+    """Residual variance of a line over `s` (n,) per element, with the n - 2 degrees of freedom that a line leaves."""
+    ds = (s - s.mean()).to(window)
+    d = window - window.mean(0)
+    slope = einsum(ds, d, "n, n b c m -> b c m") / ds.square().sum()
+    residual = d - einsum(ds, slope, "n, b c m -> n b c m")
+    return (residual.square().sum(0) / (len(window) - 2)).mean()

@@ -48,7 +48,7 @@ class LockSession:
         self._lock = None if tokens is None else 1.0 - tokens.to(torch.float32)
         self._has_lock = self._lock is not None and bool((self._lock > 0).any())
         self._lock_is_hard = self._lock is not None and bool(((self._lock == 0) | (self._lock == 1)).all())
-        self.window = _new_window(settings.risk) if window is None else _checked_window(window, settings.risk)
+        self.window = RiskWindow.of(settings.risk, steps) if window is None else _checked_window(window, settings.risk, steps)
         self._open: StepRecord | None = None
         self._plan: StepPlan | None = None
         self._weight: Tensor | None = None
@@ -204,15 +204,11 @@ class LockSession:
         return self.settings.projection and acts
 
 
-def _new_window(risk: RiskSettings) -> RiskWindow:
-    return RiskWindow(risk.window, risk.detrend, risk.normalise)
-
-
-def _checked_window(window: RiskWindow, risk: RiskSettings) -> RiskWindow:
-    if not window.continues(risk):
+def _checked_window(window: RiskWindow, risk: RiskSettings, steps: int) -> RiskWindow:
+    if not window.continues(risk, steps):
         raise SettingsError(
-            f"a window of {window.size} predictions (detrend {window.detrend}, normalise {window.normalise}) cannot be "
-            f"continued with {risk}; use the same risk settings in both runs"
+            f"a window of {window.size} predictions ({window.form}, detrend {window.detrend}, normalise {window.normalise}) "
+            f"cannot be continued with {risk} in a run of {steps} steps; use the same risk settings in both runs"
         )
     return window
 

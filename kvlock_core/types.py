@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from .errors import SettingsError
@@ -15,6 +16,12 @@ SOURCE_ROW = "source"
 
 REGIONS = ("edit", "all")
 
+#: "rate": variance of the prediction over the variance of sigma in the same window (ours); "variance": the paper's.
+RISK_FORMS = ("rate", "variance")
+
+#: Paper: W = 10 of 50 steps. As a share it means the same at any number of steps.
+WINDOW_SHARE = 0.2
+
 
 @dataclass(frozen=True)
 class Site:
@@ -26,28 +33,53 @@ class Site:
 
 @dataclass(frozen=True)
 class RiskSettings:
-    """How the risk is measured (M5). `region`: "edit" = inside the edit mask, "all" = everywhere.
+    """How the risk is measured (M5).
 
-    Raises SettingsError.
+    `window`: predictions in the variance; None = WINDOW_SHARE of the run's steps. `region`: "edit" = inside the edit
+    mask, "all" = everywhere. `form` of RISK_FORMS: "rate" means the same at any number of steps, shift and sampler;
+    `PAPER_RISK` is the paper's literal formula. Raises SettingsError.
     """
 
-    window: int = 10  # paper: W = 10
+    window: int | None = None
     region: str = "edit"
     detrend: bool = False
     normalise: bool = False
+    form: str = "rate"
 
     def __post_init__(self):
         if self.region not in REGIONS:
             raise SettingsError(f"risk region {self.region!r} is unknown; use one of {', '.join(REGIONS)}")
-        check_window_size(self.window, self.detrend)
+        if self.window is not None:
+            check_window_size(self.window, self.detrend)
+        check_risk_form(self.form)
+
+    def size(self, steps: int) -> int:
+        """Predictions in the window of a run of `steps`."""
+        if self.window is not None:
+            return self.window
+        return max(math.ceil(WINDOW_SHARE * steps - 1e-9), _least_size(self.detrend))
+
+
+def check_risk_form(form: str) -> None:
+    """Raise SettingsError for a form of risk that there is not."""
+    if form not in RISK_FORMS:
+        raise SettingsError(f"risk form {form!r} is unknown; use one of {', '.join(RISK_FORMS)}")
 
 
 def check_window_size(size: int, detrend: bool) -> None:
     """Raise SettingsError if a risk window of `size` predictions can never give a value."""
-    least = 3 if detrend else 2  # a line takes two degrees of freedom, a mean takes one
+    least = _least_size(detrend)
     if isinstance(size, bool) or not isinstance(size, int) or size < least:
         reason = "with detrend" if detrend else "to have a variance"
         raise SettingsError(f"risk window size {size!r} is too small; it needs a whole number >= {least} {reason}")
+
+
+def _least_size(detrend: bool) -> int:
+    return 3 if detrend else 2  # a line takes two degrees of freedom, a mean takes one
+
+
+#: (M5) word for word, for the threshold PAPER_TAU.
+PAPER_RISK = RiskSettings(window=10, form="variance")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from torch import Tensor, nn
 
-from kvlock_core import GridMismatchError, LockSession, SettingsError, SourcePath
+from kvlock_core import GridMismatchError, LatentComposite, LockSession, SettingsError, SourcePath
 
 from .adapter import Rider, riding
 
@@ -60,12 +60,14 @@ def sample(
     *,
     session: LockSession | None = None,
     source: SourcePath | None = None,
+    composite: LatentComposite | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
     """Latents (B,C,T,h,w) sampled from `noise`. Without a session: plain sampling, as diffusers' own pipeline does it.
 
     `session` decides per step how to lock and to guide; `source` gives the source latent at a noise level and is needed
-    as soon as a step locks. `cfg` is the scale without a session; with one, the session's omega0 counts.
+    as soon as a step locks. `cfg` is the scale without a session; with one, the session's omega0 counts. `composite`
+    keeps background latents on the source's path (M10).
     `progress(done, steps)` is called after every step. Raises whatever the session raises, GridMismatchError.
     """
     if source is None and session is not None and session.settings.lock is not None:
@@ -73,19 +75,22 @@ def sample(
     latents, steps = noise, len(scheduler.timesteps)
     with riding(transformer, session) if session is not None else nullcontext() as rider:
         for step, t in enumerate(scheduler.timesteps):
+            sigma = float(scheduler.sigmas[step])
+            latents = latents if composite is None else composite.noisy(latents, step, sigma)
             if rider is None:
                 velocity = _plain_velocity(transformer, latents, t, texts, cfg)
             else:
-                velocity = _watched_velocity(rider, transformer, latents, t, texts, step, scheduler, source)
+                velocity = _watched_velocity(rider, transformer, latents, t, texts, step, sigma, source)
+            velocity = velocity if composite is None else composite.velocity(velocity, latents, sigma)
             latents = scheduler.step(velocity, t, latents, return_dict=False)[0]
             if progress is not None:
                 progress(step + 1, steps)
     return latents
 
 
-def _watched_velocity(rider: Rider, transformer, latents, t, texts, step, scheduler, source) -> Tensor:
+def _watched_velocity(rider: Rider, transformer, latents, t, texts, step, sigma, source) -> Tensor:
     """One step under the session's eyes: begin, predict, report x0, guide, end."""
-    session, sigma = rider.session, float(scheduler.sigmas[step])
+    session = rider.session
     plan = session.begin(step, sigma)
     if plan.needs_source:
         cond, uncond = _locked_pair(rider, transformer, latents, t, texts, source.at(step, sigma))

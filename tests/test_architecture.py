@@ -22,8 +22,8 @@ CORE_LAYERS = {
     "errors": 0,
     "types": 1,
     **dict.fromkeys(("tokens", "fuse", "risk", "schedule", "guidance", "invert", "codec"), 2),
-    **dict.fromkeys(("store", "source", "settings", "trace", "metrics"), 3),
-    "session": 4,
+    **dict.fromkeys(("composite", "store", "source", "settings", "trace", "metrics"), 3),
+    **dict.fromkeys(("session", "calibrate"), 4),
     "__init__": 5,
 }
 #: settings hands schedules on; metrics grows masks. trace sees nothing above types. A store is what some sources keep.

@@ -153,7 +153,7 @@ class Run:
     def _window_to_go_on_with(self, device: torch.device) -> RiskWindow | None:
         """The risk window of the run that made the latent this one starts from."""
         risk, window = self.patch.session_settings(guides=False).risk, self._continued
-        goes_on = window is not None and self._timeline.first > 0 and window.continues(risk)
+        goes_on = window is not None and self._timeline.first > 0 and window.continues(risk, self._timeline.total)
         return window.moved_to(device) if goes_on else None
 
     def _new_session(self, window: RiskWindow | None = None) -> LockSession:

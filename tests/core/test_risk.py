@@ -6,7 +6,7 @@ import statistics
 import pytest
 import torch
 
-from kvlock_core import GridMismatchError, MaskError, NonFiniteError, RiskWindow, SettingsError
+from kvlock_core import PAPER_RISK, GridMismatchError, MaskError, NonFiniteError, RiskSettings, RiskWindow, SettingsError
 
 B, C, T, H, W = 2, 3, 3, 5, 7
 
@@ -203,3 +203,68 @@ def test_another_mask_within_a_window_is_refused(other):
     window.push(draw()[0], some_edit())
     with pytest.raises(MaskError, match="reset"):
         window.push(draw()[0], other)
+
+
+# the rate: the same on every schedule -----------------------------------------------------------------------------------
+
+
+def sigmas(steps, shift):
+    """A flow schedule's levels, the clean one left out."""
+    even = [1 - k / steps for k in range(steps)]
+    return [shift * s / (1 + (shift - 1) * s) for s in even]
+
+
+def check_a_straight_drift_has_one_risk_on_every_schedule(implementation):
+    base, drift = draw(2)
+    found = []
+    for steps in (8, 20, 50):
+        for shift in (1.0, 3.0, 8.0):
+            levels = sigmas(steps, shift)
+            found.append(implementation(steps)(levels, [base + s * drift for s in levels]))
+    assert found == pytest.approx([float(drift.square().mean())] * len(found), rel=1e-3)
+
+
+def _by(settings):
+    return lambda steps: lambda levels, x: last(RiskWindow.of(settings, steps), x, None, levels)
+
+
+def test_the_rate_of_a_straight_drift_is_its_mean_square_on_every_schedule():
+    check_a_straight_drift_has_one_risk_on_every_schedule(_by(RiskSettings()))
+
+
+@pytest.mark.parametrize("settings", [PAPER_RISK, RiskSettings(form="variance")], ids=["paper", "share of the steps"])
+def test_the_schedule_checker_bites(settings):
+    with pytest.raises(AssertionError):
+        check_a_straight_drift_has_one_risk_on_every_schedule(_by(settings))
+
+
+def test_the_rate_is_the_variance_over_the_variance_of_sigma():
+    x, s = draw(4), [0.9, 0.7, 0.65, 0.3]
+    rate, variance = (last(RiskWindow(form=form), x, some_edit(), s) for form in ("rate", "variance"))
+    assert rate == pytest.approx(variance / statistics.variance(s), rel=1e-5)
+    rate, variance = (last(RiskWindow(form=form, detrend=True, normalise=True), x, None, s) for form in ("rate", "variance"))
+    assert rate == pytest.approx(variance / statistics.variance(s), rel=1e-5)
+
+
+def test_a_rate_at_one_single_level_is_not_known():
+    assert last(RiskWindow(form="rate"), draw(3), None, [0.5] * 3) is None
+
+
+def test_the_default_window_is_a_fifth_of_the_steps_and_never_too_small():
+    assert [RiskSettings().size(steps) for steps in (1, 4, 8, 20, 21, 50)] == [2, 2, 2, 4, 5, 10]
+    assert RiskSettings(detrend=True).size(8) == 3
+    assert PAPER_RISK.size(8) == PAPER_RISK.size(500) == 10
+
+
+def test_a_window_goes_on_only_with_what_it_measures():
+    window = RiskWindow.of(RiskSettings(), 20)
+    window.push(draw()[0], some_edit(), 0.9)
+    assert window.continues(RiskSettings(), 20) and window.moved_to("cpu").continues(RiskSettings(), 20)
+    assert not window.continues(RiskSettings(), 50)
+    assert not window.continues(RiskSettings(form="variance"), 20)
+
+
+def test_an_unknown_form_is_refused():
+    for make in (lambda: RiskWindow(form="spread"), lambda: RiskSettings(form="spread")):
+        with pytest.raises(SettingsError, match="'spread'.*rate"):
+            make()

@@ -306,14 +306,14 @@ def risk_driven(tau=1.0):
 
 
 def test_alpha_uses_the_risk_of_the_steps_before():
-    session = make_session(risk_driven(tau=50.0))
+    session = make_session(risk_driven(tau=2000.0))
     final(session, source_path())
     assert 0 < max(step.alpha for step in session.trace.steps) < 1  # tau was chosen so that the test means something
-    check_alpha_follows_the_step_before(session.trace, 50.0)
+    check_alpha_follows_the_step_before(session.trace, 2000.0)
 
 
 def test_the_alpha_checker_bites():
-    session = make_session(risk_driven(tau=50.0))
+    session = make_session(risk_driven(tau=2000.0))
     final(session, source_path())
     with pytest.raises(AssertionError):
         check_alpha_follows_the_step_before(session.trace, 25.0)
@@ -323,7 +323,7 @@ def test_the_alpha_checker_bites():
 
 
 def test_omega_includes_the_risk_of_its_own_step():
-    session = make_session(risk_driven(tau=50.0))
+    session = make_session(risk_driven(tau=2000.0))
     final(session, source_path())
     schedule = session.settings.guidance
     for step in session.trace.steps:
@@ -636,7 +636,7 @@ def halves(settings, window_of):
 
 
 def test_a_continued_run_is_the_run_itself():
-    settings = risk_driven(tau=50.0)
+    settings = risk_driven(tau=2000.0)
     whole = make_session(settings)
     final(whole, source_path())
     assert halves(settings, lambda first: first.window.moved_to("cpu")) == list(whole.trace.steps)

@@ -6,7 +6,7 @@ import torch
 from diffusers import WanPipeline
 
 from kvlock_core import (
-    GridMismatchError, GuidanceSchedule, LockSchedule, LockSession, NoisedPath, NonFiniteError, SessionSettings,
+    GridMismatchError, GuidanceSchedule, LatentComposite, LockSchedule, LockSession, NoisedPath, NonFiniteError, SessionSettings,
     SettingsError, TrajectoryPath, token_mask,
 )  # fmt: skip
 from kvlock_diffusers.adapter import LockedAttention, riding
@@ -263,3 +263,22 @@ def test_a_lock_without_a_source(net):
 def test_impossible_schedules(bad):
     with pytest.raises(SettingsError, match=str(next(iter(bad.values())))):
         make_scheduler(**{**dict(sampler="euler", steps=5, shift=3.0), **bad})
+
+
+@pytest.mark.parametrize("sampler", ["euler", "unipc"])
+@pytest.mark.parametrize("watched", [False, True], ids=["plain", "locked"])
+def test_a_composite_ends_with_the_source_outside_the_mask(net, sampler, watched):
+    noise, z_src = tiny.latent(), tiny.latent(7)
+    kept = LatentComposite(z_src, NoisedPath(z_src, noise), EDIT)
+    locked = session(settings()) if watched else None
+    with_composite, without = (run(net, locked and session(settings()), sampler, noise, composite=c) for c in (kept, None))
+    outside = EDIT == 0
+    torch.testing.assert_close(with_composite[..., outside], z_src[..., outside], atol=1e-5, rtol=0)
+    assert not torch.allclose(without[..., outside], z_src[..., outside], atol=0.1)
+    assert not torch.allclose(with_composite[..., ~outside], z_src[..., ~outside], atol=0.1)
+
+
+def test_a_composite_where_everything_may_change_changes_nothing(net):
+    z_src = tiny.latent(7)
+    free = LatentComposite(z_src, NoisedPath(z_src, tiny.latent()), torch.ones_like(EDIT))
+    torch.testing.assert_close(run(net, None, composite=free), run(net, None), atol=1e-5, rtol=1e-5)

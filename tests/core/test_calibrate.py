@@ -1,0 +1,51 @@
+"""calibrate: the tau it suggests gives the mean alpha that was asked for."""
+
+import pytest
+
+from kvlock_core import LockSchedule, RunTrace, SettingsError, StepRecord, calibrate, lock_strength
+
+RISKS = [None, 9.0, 4.0, 2.0, 1.0, 0.5, 0.4, 0.3, 0.2, 0.1]
+
+
+def trace(risks=RISKS):
+    steps = (StepRecord(k, 1 - k / len(risks), False, risk, 0.0, None, None, False) for k, risk in enumerate(risks))
+    return RunTrace({}, tuple(steps))
+
+
+def check_mean_alpha(found, lock, acting, wanted):
+    alphas = [lock_strength(risk, found.tau, lock.floor, lock.ceiling) for risk in acting]
+    assert sum(alphas) / len(alphas) == pytest.approx(wanted, abs=1e-3)
+
+
+@pytest.mark.parametrize("wanted", [0.2, 0.5, 0.9])
+@pytest.mark.parametrize("bounds", [{}, dict(floor=0.1, ceiling=0.95)])
+def test_tau_gives_the_mean_alpha_over_the_active_steps(wanted, bounds):
+    lock = LockSchedule(start_percent=0.0, **bounds)
+    check_mean_alpha(calibrate(trace(), lock, wanted), lock, RISKS[1:-1], wanted)
+
+
+def test_only_risks_that_active_steps_lock_by_count():
+    lock = LockSchedule(start_percent=0.6)
+    found = calibrate(trace(), lock)
+    acting = RISKS[5:9]  # steps 6 .. 9 follow the step before each
+    check_mean_alpha(found, lock, acting, 0.5)
+    assert (found.steps, found.least, found.median, found.most) == (4, 0.2, 0.35, 0.5)
+    with pytest.raises(AssertionError):
+        check_mean_alpha(found, lock, RISKS[6:10], 0.5)
+
+
+def test_tau_scales_with_the_risk():
+    lock = LockSchedule(start_percent=0.0)
+    scaled = trace([risk and 1000 * risk for risk in RISKS])
+    assert calibrate(scaled, lock).tau == pytest.approx(1000 * calibrate(trace(), lock).tau, rel=1e-3)
+
+
+@pytest.mark.parametrize("risks", [[None] * 5, [0.0] * 5, [1.0]], ids=["never known", "never any", "one step"])
+def test_a_run_that_says_nothing_is_refused(risks):
+    with pytest.raises(SettingsError, match="active range"):
+        calibrate(trace(risks), LockSchedule(start_percent=0.0))
+
+
+def test_an_alpha_outside_the_bounds_is_refused():
+    with pytest.raises(SettingsError, match="0.9.*ceiling 0.8"):
+        calibrate(trace(), LockSchedule(ceiling=0.8), 0.9)
