@@ -2,6 +2,8 @@
 
     python launch.py demo [options]     the demo, on the weights that come with the code
     python launch.py edit [options]     edit a video of yours
+    python launch.py calibrate [options]
+                                        measure a clip's risk without a lock, and suggest tau
     python launch.py test [options]     the tests; options go to pytest
     python launch.py host-test [options]
                                         the tests that need a ComfyUI, in ComfyUI's own Python; skipped loudly where
@@ -23,7 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 OLDEST, NEWEST = (3, 10), (3, 13)
-COMMANDS = ("demo", "edit", "test", "host-test", "setup")
+COMMANDS = ("demo", "edit", "calibrate", "test", "host-test", "setup")
 TESTS = ("test", "host-test")
 OFFLINE = ("demo", *TESTS)  # these must never reach for a model hub
 HOST_TESTS = "tests/test_host.py"  # starts a second pytest, which finds its options in the variable

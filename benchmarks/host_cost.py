@@ -53,7 +53,7 @@ def variants(pack: dict) -> dict:
     toy, pixels = world.load_toy(), torch.zeros(1, 128, 128)
     pixels[:, 32:80, 32:80] = 1.0
     latent = world.source_latent(shape=LATENT)
-    (source,) = world.call(pack["KVLockInvertCache"], model=toy, source_latent=latent, edit_mask=pixels)
+    source, _ = world.call(pack["KVLockInvertCache"], model=toy, source_latent=latent, edit_mask=pixels)
     return {
         "plain": toy,
         "plain again": toy,

@@ -29,7 +29,16 @@ from .metrics import (
     seam_mismatch,
 )
 from .risk import RiskWindow
-from .schedule import GuidanceSchedule, LockSchedule, guidance_scale, is_active, lock_strength
+from .schedule import (
+    COMPOSITE_LOCK,
+    PAPER_GUIDANCE,
+    PAPER_LOCK,
+    GuidanceSchedule,
+    LockSchedule,
+    guidance_scale,
+    is_active,
+    lock_strength,
+)
 from .session import LockSession
 from .settings import SessionSettings
 from .source import InStep, Lockstep, SourceKV
@@ -38,6 +47,7 @@ from .trace import RunTrace
 from .types import PAPER_RISK, RiskSettings, Site, StepPlan, StepRecord
 
 __all__ = [
+    "COMPOSITE_LOCK",
     "Calibration",
     "Fidelity",
     "FreshNoisePath",
@@ -53,6 +63,8 @@ __all__ = [
     "MetricError",
     "NoisedPath",
     "NonFiniteError",
+    "PAPER_GUIDANCE",
+    "PAPER_LOCK",
     "PAPER_RISK",
     "RiskSettings",
     "RiskWindow",

@@ -29,13 +29,14 @@ class Calibration:
     tau: float
 
 
-def calibrate(trace: RunTrace, lock: LockSchedule, mean_alpha: float = 0.5) -> Calibration:
-    """tau for `lock`, so that alpha is `mean_alpha` on the average over its active steps.
+def calibrate(trace: RunTrace, lock: LockSchedule, mean_alpha: float | None = None) -> Calibration:
+    """tau for `lock`, so that alpha is `mean_alpha` on the average over its active steps; None = half-way from floor to ceiling.
 
     `trace` of a run that measured the risk, best without a lock. alpha of a step follows the risk of the step before
     (M6), so that is what counts; steps without a known risk are left out, `floor` and `ceiling` hold. Raises
     SettingsError if no active step has a risk above 0, or if floor and ceiling rule `mean_alpha` out.
     """
+    mean_alpha = (lock.floor + lock.ceiling) / 2 if mean_alpha is None else mean_alpha
     risks = sorted(_acting_risks(trace, lock))
     if not risks or risks[-1] <= 0.0:
         raise SettingsError(

@@ -16,8 +16,13 @@ from dataclasses import dataclass
 
 from .errors import NonFiniteError, ScheduleError, SettingsError
 
-#: Paper: tau = 0.01. It has no meaning of its own: see docs/method.md.
+#: Paper: tau = 0.01, for `PAPER_RISK`. It has no meaning of its own: see docs/method.md.
 PAPER_TAU = 0.01
+#: For the risk as a rate (mean square latent per unit of sigma squared): of a lock that holds the background alone, and
+#: of guidance. Why these: docs/decisions.md.
+LOCK_TAU, GUIDANCE_TAU = 0.2, 2.0
+#: Ours; the paper doubles omega.
+GUIDANCE_CEILING = 1.25
 #: Paper: the schedule acts in the last 20 of 50 steps.
 PAPER_START_PERCENT = 0.6
 #: Paper: omega is at most doubled.
@@ -64,13 +69,17 @@ def is_active(step: int, steps: int, start_percent: float = PAPER_START_PERCENT,
 
 @dataclass(frozen=True)
 class LockSchedule:
-    """Lock strength over a run (M6). Outside the range alpha is 0. "constant" is `ceiling`. Raises SettingsError."""
+    """Lock strength over a run (M6). Outside the range alpha is 0. "constant" is `ceiling`.
 
-    kind: str = "risk"
-    tau: float = PAPER_TAU
+    The defaults are for a lock that holds the background alone, `COMPOSITE_LOCK` is for one beside a latent composite
+    (M10), `PAPER_LOCK` is the paper's. Raises SettingsError.
+    """
+
+    kind: str = "constant"
+    tau: float = LOCK_TAU
     floor: float = 0.0
     ceiling: float = 1.0
-    start_percent: float = PAPER_START_PERCENT
+    start_percent: float = 0.0
     end_percent: float = 1.0
 
     def __post_init__(self):
@@ -98,10 +107,10 @@ class GuidanceSchedule:
     """
 
     kind: str = "risk"
-    tau: float = PAPER_TAU
+    tau: float = GUIDANCE_TAU
     floor: float = 1.0
-    ceiling: float = PAPER_GUIDANCE_CEILING
-    start_percent: float = PAPER_START_PERCENT
+    ceiling: float = GUIDANCE_CEILING
+    start_percent: float = 0.0
     end_percent: float = 1.0
 
     def __post_init__(self):
@@ -164,3 +173,10 @@ def _check_range(start_percent: float, end_percent: float) -> None:
             f"active range {start_percent} .. {end_percent}; give 0 <= start_percent <= end_percent <= 1 "
             f"(paper: {PAPER_START_PERCENT} .. 1.0)"
         )
+
+
+#: Beside a latent composite (M10), which holds the background itself: softly, while the picture takes its shape.
+COMPOSITE_LOCK = LockSchedule(kind="risk", tau=16.0, ceiling=0.5, end_percent=0.6)
+#: The paper's, for `PAPER_RISK`.
+PAPER_LOCK = LockSchedule(kind="risk", tau=PAPER_TAU, start_percent=PAPER_START_PERCENT)
+PAPER_GUIDANCE = GuidanceSchedule(tau=PAPER_TAU, ceiling=PAPER_GUIDANCE_CEILING, start_percent=PAPER_START_PERCENT)

@@ -23,7 +23,7 @@ class SessionSettings:
     lock: LockSchedule | None = field(default_factory=LockSchedule)
     guidance: GuidanceSchedule | None = None
     risk: RiskSettings = field(default_factory=RiskSettings)
-    projection: bool = True
+    projection: bool = False
     rows: tuple[str, ...] = LOCKABLE_ROWS
     blocks: tuple[int, int] | None = None
 

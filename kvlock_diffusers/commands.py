@@ -1,22 +1,25 @@
-"""What `demo` and `edit` do, around the engine: read, check, show progress, write."""
+"""What `demo`, `edit` and `calibrate` do, around the engine: read, check, show progress, write."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import sys
+from dataclasses import replace
 
+from torch import Tensor
 from tqdm import tqdm
 
-from kvlock_core import KVLockError, mask_coverage
+from kvlock_core import KVLockError, LockSchedule, calibrate as tau_for, mask_coverage
 
 from .demo import FILES, case, check_outputs, run_demo
-from .edit import edit_clip, plan_fit, prepared_mask
+from .edit import EditSettings, edit_clip, plan_fit, prepared_mask
 from .engine import Progress
 from .loading import TOY, load_model
+from .models import VideoModel
 from .options import edit_settings, parser
 from .report import row, table
-from .video import check_output, read_mask, read_video, write_video
+from .video import Video, check_output, read_mask, read_video, write_video
 
 _log = logging.getLogger("kvlock")
 
@@ -28,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(format="kvlock: %(message)s", level=logging.WARNING, stream=sys.stderr)
     options = parser().parse_args(arguments)
     try:
-        {"demo": demo, "edit": edit}[options.command](options)
+        {"demo": demo, "edit": edit, "calibrate": calibrate}[options.command](options)
     except KVLockError as error:
         sys.stderr.write(f"\nkvlock: {error}\n")
         return FAILED
@@ -55,17 +58,36 @@ def edit(options: argparse.Namespace) -> None:
     if options.trace is not None:
         check_output(options.trace, options.overwrite, suffixes=(".json",))
     settings = edit_settings(options)
-    video = read_video(options.video, options.max_frames)
-    frames, height, width, _ = video.frames.shape
-    mask = read_mask(options.mask, frames=frames, height=height, width=width, max_frames=options.max_frames)
-    warn_about(prepared_mask(mask, settings))
-    model = load_model(options.model, device=options.device, dtype=options.dtype)
+    model, video, mask = inputs(options, settings)
     fit = plan_fit(model, video.frames, options.fit)
     result = edit_clip(model, video.frames, mask, settings, fit=fit, progress=bar("edit"))
     write_video(options.out, result.frames, video.fps)
     if options.trace is not None:
         options.trace.write_text(result.trace.to_json(), encoding="utf-8")
     sys.stdout.write(f"{options.out}\n")
+
+
+def calibrate(options: argparse.Namespace) -> None:
+    """Samples a clip once without a lock, and says how large its risk is and which tau follows from it."""
+    settings = edit_settings(options)
+    lock = settings.session.lock or LockSchedule()
+    watching = replace(settings, session=replace(settings.session, lock=None, guidance=None, projection=False))
+    model, video, mask = inputs(options, settings)
+    result = edit_clip(model, video.frames, mask, watching, fit=plan_fit(model, video.frames, options.fit), progress=bar("calibrate"))
+    found = tau_for(result.trace, lock, options.mean_alpha)
+    sys.stdout.write(
+        f"risk over {found.steps} steps of the active range: least {found.least:.3g}, median {found.median:.3g}, most {found.most:.3g}\n"
+        f"--tau {found.tau:.3g} gives a mean alpha of {found.mean_alpha:g}\n"
+    )
+
+
+def inputs(options: argparse.Namespace, settings: EditSettings) -> tuple[VideoModel, Video, Tensor]:
+    """The model, the clip and its mask (F,H,W), as the command names them."""
+    video = read_video(options.video, options.max_frames)
+    frames, height, width, _ = video.frames.shape
+    mask = read_mask(options.mask, frames=frames, height=height, width=width, max_frames=options.max_frames)
+    warn_about(prepared_mask(mask, settings))
+    return load_model(options.model, device=options.device, dtype=options.dtype), video, mask
 
 
 def warn_about(mask) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from kvlock_core import Fidelity, LockSchedule, RunTrace, SessionSettings, fidelity, mask_coverage, psnr
+from kvlock_core import Fidelity, LockSchedule, RunTrace, fidelity, mask_coverage, psnr
 from kvlock_core.trace import plain
 
 from . import toyworld
@@ -21,7 +21,7 @@ from .plots import mask_over, plot_traces, save_contact_sheet, side_by_side
 from .report import markdown
 from .video import check_output, write_video
 
-UNLOCKED, FIXED, KVLOCK = "no lock", "fixed lock", "KV-Lock"
+UNLOCKED, ALONE, KVLOCK = "no lock", "lock alone", "KV-Lock"
 FILES = ("comparison.mp4", "comparison.png", "schedule.png", "report.md", "report.json")
 SHEET_FRAMES = (0, 8, 16)
 
@@ -61,13 +61,14 @@ def case(index: int, color: str | None = None, shape: str | None = None) -> Case
     return Case(index, told, toyworld.retold(told, color, shape))
 
 
-def methods(session: SessionSettings) -> dict[str, SessionSettings]:
-    """What is compared: only watching, alpha 1 in the whole active range, and the settings asked for."""
-    fixed = replace(session.lock or LockSchedule(), kind="constant", floor=0.0, ceiling=1.0)
+def methods(settings: EditSettings) -> dict[str, EditSettings]:
+    """What is compared: only watching, the lock alone as hard as it goes, and the settings asked for."""
+    session = settings.session
+    alone = replace(session, lock=LockSchedule(kind="constant"), guidance=None, projection=False)
     return {
-        UNLOCKED: replace(session, lock=None, guidance=None, projection=False),
-        FIXED: replace(session, lock=fixed, guidance=None, projection=False),
-        KVLOCK: session,
+        UNLOCKED: replace(settings, session=replace(alone, lock=None), composite=False),
+        ALONE: replace(settings, session=alone, composite=False),
+        KVLOCK: settings,
     }
 
 
@@ -79,9 +80,9 @@ def run_case(
     answer = toyworld.clip(task.retold)
     asked = replace(settings, prompt=toyworld.caption(task.retold), source_prompt=toyworld.caption(task.told))
     outcomes = {}
-    for name, session in methods(settings.session).items():
+    for name, chosen in methods(asked).items():
         start = time.perf_counter()
-        result = edit_clip(model, clip, mask, replace(asked, session=session), z_src=z_src, progress=progress(name))
+        result = edit_clip(model, clip, mask, chosen, z_src=z_src, progress=progress(name))
         seconds = time.perf_counter() - start
         kept, seen = fidelity(result.frames, clip, mask), toyworld.look(result.frames.numpy(), mask.numpy())
         outcomes[name] = Outcome(result, kept, psnr(result.frames, answer, 1 - mask), seen, seconds)

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from kvlock_core import (
+    COMPOSITE_LOCK,
     FreshNoisePath,
+    LatentComposite,
     LockSession,
     NoisedPath,
     RunTrace,
@@ -34,7 +36,10 @@ SOURCE_PATHS = ("noised", "euler", "rf_solver", "uni_inv")
 
 @dataclass(frozen=True)
 class EditSettings:
-    """Everything about an edit but the clip and the model; `cfg` and `shift` None mean the model's own."""
+    """Everything about an edit but the clip and the model; `cfg` and `shift` None mean the model's own.
+
+    `composite`: background latents stay on the source's way to noise and end as the source's own (M10).
+    """
 
     prompt: str
     source_prompt: str | None = None
@@ -49,7 +54,8 @@ class EditSettings:
     source_path: str = "noised"
     grow: int = 0
     invert: bool = False
-    session: SessionSettings = field(default_factory=SessionSettings)
+    composite: bool = True
+    session: SessionSettings = field(default_factory=lambda: SessionSettings(lock=COMPOSITE_LOCK))
 
     def __post_init__(self):
         for name, value, known in (
@@ -96,7 +102,15 @@ def edit_clip(
     session = new_session(model, edit, settings)
     start = noise if settings.source_path == "noised" else path.at(0, float(scheduler.sigmas[0]))
     latents = sample(
-        model.transformer, scheduler, start, texts, session.omega0, session=session, source=path, progress=progress
+        model.transformer,
+        scheduler,
+        start,
+        texts,
+        session.omega0,
+        session=session,
+        source=path,
+        composite=LatentComposite(z_src, _way_of_start(settings, path, z_src, noise), edit) if settings.composite else None,
+        progress=progress,
     )
     edited = fit.restore(model.decode(latents), frames)
     return EditResult(edited, latents, session.trace, path.reconstruction_error)
@@ -153,6 +167,11 @@ def source_path(model: VideoModel, z_src: Tensor, noise: Tensor, texts: Texts, s
     if settings.source_noise == "fresh":
         return FreshNoisePath(z_src, settings.source_seed)
     return NoisedPath(z_src, noise if settings.source_noise == "shared" else draw(z_src, settings.source_seed))
+
+
+def _way_of_start(settings: EditSettings, path: SourcePath, z_src: Tensor, noise: Tensor) -> SourcePath:
+    """The source's way down from where sampling starts: the edit's own noise, or the top of an inversion."""
+    return NoisedPath(z_src, noise) if settings.source_path == "noised" else path
 
 
 def conditional_velocity(model: VideoModel, texts: Texts) -> Callable[[Tensor, float], Tensor]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
-from kvlock_core import GuidanceSchedule, LockSchedule, RiskSettings, SessionSettings
+from kvlock_core import COMPOSITE_LOCK, GuidanceSchedule, LockSchedule, RiskSettings, SessionSettings
 from kvlock_core.schedule import KINDS
-from kvlock_core.types import REGIONS
+from kvlock_core.types import REGIONS, RISK_FORMS
 
 from .edit import SOURCE_NOISES, SOURCE_PATHS, EditSettings
 from .engine import SAMPLERS
@@ -15,21 +16,33 @@ from .fit import RULES
 from .loading import DTYPES, TOY
 from .toyworld import COLORS, SHAPES
 
-LOCK, GUIDANCE, RISK, EDIT = LockSchedule(), GuidanceSchedule(), RiskSettings(), EditSettings(prompt="")
+GUIDANCE, RISK, EDIT = GuidanceSchedule(), RiskSettings(), EditSettings(prompt="")
 OFF = "off"
 LOCKED_ROWS = {"both": ("cond", "uncond"), "cond": ("cond",), "uncond": ("uncond",)}
 
 
+class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows every default but None, whose meaning the help says in words, and those of switches, which are off."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None or action.nargs == 0 else super()._get_help_string(action)
+
+
 def parser() -> argparse.ArgumentParser:
-    """`demo` and `edit`."""
+    """`demo`, `edit` and `calibrate`."""
     main = argparse.ArgumentParser(prog="kvlock_diffusers", description="Edit one thing in a video and keep the rest.")
-    commands = main.add_subparsers(dest="command", required=True, metavar="demo | edit")
-    style = argparse.ArgumentDefaultsHelpFormatter
+    commands = main.add_subparsers(dest="command", required=True, metavar="demo | edit | calibrate")
+    style = _Defaults
     demo = commands.add_parser("demo", help="edit a toy clip three ways and report", formatter_class=style)
     _add_demo(demo)
     edit = commands.add_parser("edit", help="edit a video of yours", formatter_class=style)
     _add_clip(edit)
-    for command in (demo, edit):
+    _add_output(edit)
+    calibrate = commands.add_parser("calibrate", help="measure a clip's risk without a lock, and suggest tau", formatter_class=style)
+    _add_clip(calibrate)
+    calibrate.add_argument("--mean-alpha", type=float,
+                           help="the suggested tau's alpha on the average (default: halfway between floor and ceiling)")  # fmt: skip
+    for command in (demo, edit, calibrate):
         _add_sampling(command)
         _add_source(command)
         _add_lock(command)
@@ -49,8 +62,8 @@ def _add_demo(command: argparse.ArgumentParser) -> None:
 
 #: A clip on which the edit is easy to see.
 DEMO_CLIP = 10
-#: Where the small world's validation clips differ from the paper's values (docs/decisions.md).
-DEMO = dict(start_percent=0.0, omega_ceiling=1.25, cfg=2.5, steps=30)
+#: As in the evidence (docs/evidence.md).
+DEMO = dict(steps=20)
 
 
 def _add_clip(command: argparse.ArgumentParser) -> None:
@@ -61,13 +74,17 @@ def _add_clip(command: argparse.ArgumentParser) -> None:
     group.add_argument("--prompt", required=True, help="what the edited clip shows, all of it")
     group.add_argument("--source-prompt", help="what the source shows (default: the prompt)")
     group.add_argument("--negative-prompt", default=EDIT.negative_prompt, help="what to guide away from")
-    group.add_argument("--out", type=Path, required=True, help="the edited clip, .mp4")
-    group.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     group.add_argument("--max-frames", type=int, help="edit only the first so many frames (default: all)")
     group.add_argument("--fit", choices=RULES, default="pad", help="pad or centre-crop to multiples of 16 px; undone in the output")
-    group.add_argument("--trace", type=Path, help="also write what happened at every step, .json")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     group.add_argument("--dtype", choices=tuple(DTYPES), default="auto", help="of the transformer; auto: float32 on a CPU, else bfloat16")
+
+
+def _add_output(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("output")
+    group.add_argument("--out", type=Path, required=True, help="the edited clip, .mp4")
+    group.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    group.add_argument("--trace", type=Path, help="also write what happened at every step, .json")
 
 
 def _add_sampling(command: argparse.ArgumentParser) -> None:
@@ -92,26 +109,37 @@ def _add_source(command: argparse.ArgumentParser) -> None:
 
 def _add_lock(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("lock")
-    group.add_argument("--lock", choices=(*KINDS, OFF), default=LOCK.kind, help="how alpha is decided at each step")
-    group.add_argument("--tau", type=float, default=LOCK.tau, help="risk threshold: alpha = risk / tau, at most 1")
-    group.add_argument("--alpha-floor", type=float, default=LOCK.floor, help="least alpha in the active range, 0 ... 1")
-    group.add_argument("--alpha-ceiling", type=float, default=LOCK.ceiling, help="most alpha, 0 ... 1; 1 = source K,V")
-    group.add_argument("--start-percent", type=float, default=LOCK.start_percent, help="active range: share of the steps before it")
-    group.add_argument("--end-percent", type=float, default=LOCK.end_percent, help="active range: share of the steps to its end")
+    group.add_argument("--no-composite", dest="composite", action="store_false", default=EDIT.composite,
+                       help="hold the background by the lock alone; by default its latents end as the source's own")  # fmt: skip
+    group.add_argument("--lock", choices=(*KINDS, OFF), help=_either("kind", "how alpha is decided at each step"))
+    group.add_argument("--tau", type=float, help=_either("tau", "risk threshold: alpha = risk / tau"))
+    group.add_argument("--alpha-floor", type=float, help=_either("floor", "least alpha in the active range, 0 ... 1"))
+    group.add_argument("--alpha-ceiling", type=float, help=_either("ceiling", "most alpha, 0 ... 1; 1 = source K,V"))
+    group.add_argument("--start-percent", type=float, help=_either("start_percent", "active range: share of the steps before it"))
+    group.add_argument("--end-percent", type=float, help=_either("end_percent", "active range: share of the steps to its end"))
     group.add_argument("--rows", choices=tuple(LOCKED_ROWS), default="both", help="which CFG rows are locked")
     group.add_argument("--blocks", type=int, nargs=2, metavar=("FIRST", "LAST"), help="which transformer blocks (default: all)")
 
 
+def _either(name: str, meaning: str) -> str:
+    """Help of a setting whose default follows the composite; the empty default keeps argparse from adding its own."""
+    with_composite, alone = (getattr(lock, name) for lock in (COMPOSITE_LOCK, LockSchedule()))
+    default = f"{with_composite}" if with_composite == alone else f"{with_composite}, with --no-composite {alone}"
+    return f"{meaning} (default: {default})"
+
+
 def _add_risk_and_guidance(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("risk and guidance")
-    group.add_argument("--window", type=int, default=RISK.window, help="risk: predictions in the variance, in steps")
+    group.add_argument("--risk-form", choices=RISK_FORMS, default=RISK.form,
+                       help="rate: the same at any number of steps, shift, sampler; variance: the paper's, tau 0.01")  # fmt: skip
+    group.add_argument("--window", type=int, default=RISK.window, help="risk: predictions in it, in steps (default: a fifth of the steps)")
     group.add_argument("--region", choices=REGIONS, default=RISK.region, help="risk: inside the edit mask, or everywhere")
     group.add_argument("--detrend", action="store_true", help="risk: spread around a line instead of around the mean")
     group.add_argument("--normalise", action="store_true", help="risk: relative to the prediction's mean square")
-    group.add_argument("--guidance", choices=(*KINDS, OFF), default=GUIDANCE.kind, help="how omega is decided; off: cfg throughout")
+    group.add_argument("--guidance", choices=(*KINDS, OFF), default=OFF, help="how omega is decided; off: cfg throughout")
     group.add_argument("--omega-floor", type=float, default=GUIDANCE.floor, help="least omega, times cfg")
     group.add_argument("--omega-ceiling", type=float, default=GUIDANCE.ceiling, help="most omega, times cfg")
-    group.add_argument("--no-projection", action="store_true", help="plain CFG: s_star = 1")
+    group.add_argument("--projection", action="store_true", help="scale the negative prediction by s_star; without it plain CFG")
 
 
 def edit_settings(options: argparse.Namespace) -> EditSettings:
@@ -126,20 +154,32 @@ def edit_settings(options: argparse.Namespace) -> EditSettings:
 
 
 SAME_NAMES = (
-    "steps", "cfg", "shift", "sampler", "seed", "grow", "invert", "source_path", "source_noise", "source_seed"
+    "steps", "cfg", "shift", "sampler", "seed", "grow", "invert", "composite", "source_path", "source_noise", "source_seed"
 )  # fmt: skip
 
 
 def session_settings(options: argparse.Namespace) -> SessionSettings:
     """Settings of the session from parsed options; lock and guidance share tau and the active range (M6, M7)."""
-    active = dict(tau=options.tau, start_percent=options.start_percent, end_percent=options.end_percent)
-    lock = dict(kind=options.lock, floor=options.alpha_floor, ceiling=options.alpha_ceiling, **active)
+    lock = lock_settings(options)
+    active = dict(tau=lock.tau, start_percent=lock.start_percent, end_percent=lock.end_percent)
     omega = dict(kind=options.guidance, floor=options.omega_floor, ceiling=options.omega_ceiling, **active)
     return SessionSettings(
-        lock=None if options.lock == OFF else LockSchedule(**lock),
+        lock=None if options.lock == OFF else lock,
         guidance=None if options.guidance == OFF else GuidanceSchedule(**omega),
-        risk=RiskSettings(options.window, options.region, options.detrend, options.normalise),
-        projection=not options.no_projection,
+        risk=RiskSettings(options.window, options.region, options.detrend, options.normalise, options.risk_form),
+        projection=options.projection,
         rows=LOCKED_ROWS[options.rows],
         blocks=None if options.blocks is None else tuple(options.blocks),
     )
+
+
+#: option -> field of LockSchedule
+LOCK_FIELDS = {"lock": "kind", "tau": "tau", "alpha_floor": "floor", "alpha_ceiling": "ceiling",
+               "start_percent": "start_percent", "end_percent": "end_percent"}  # fmt: skip
+
+
+def lock_settings(options: argparse.Namespace) -> LockSchedule:
+    """What was given, and for the rest the schedule that suits the composite or its absence; "off" counts as not given."""
+    given = {field: getattr(options, option) for option, field in LOCK_FIELDS.items()}
+    said = {field: value for field, value in given.items() if value not in (None, OFF)}
+    return replace(COMPOSITE_LOCK if options.composite else LockSchedule(), **said)

@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from ..kvlock_core import LockSchedule
 from .host.patch import patched
 from .inputs import LOCKED_ROWS, block_range, lock_inputs, lock_schedule, where_inputs
 from .schema import rare_last, schema
@@ -20,7 +21,7 @@ class KVLockApply(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The video model, with LoRAs and other patches in any order"),
                 Source.Input("source", tooltip="From Invert & Cache KV"),
-                *rare_last([*lock_inputs(), *where_inputs()]),
+                *rare_last([*lock_inputs(LockSchedule()), *where_inputs()]),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The model, locked to the source in every sampler behind it")],
         )

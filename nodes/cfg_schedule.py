@@ -19,7 +19,7 @@ class KVLockCFGSchedule(io.ComfyNode):
             search_aliases=["cfg schedule", "dynamic cfg", "cfg zero star", "guidance schedule"],
             inputs=[
                 io.Model.Input("model", tooltip="The video model, with LoRAs and other patches in any order"),
-                *rare_last([*guidance_inputs(), *_clock_inputs()]),
+                *rare_last([*guidance_inputs(GuidanceSchedule().kind, use_s_star=True), *_clock_inputs()]),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The model, with this schedule for every sampler behind it")],
         )
@@ -35,5 +35,5 @@ def _clock_inputs() -> list:
     return [
         percent("start_percent", d.start_percent, "Share of the steps after which CFG begins to change; 1 never"),
         percent("end_percent", d.end_percent, "Share of the steps after which CFG is the sampler's again; 1 keeps it to the end"),
-        advanced(tau(d.tau, "Risk (variance of latent values) at which CFG is as the sampler has it")),
+        advanced(tau(d.tau, "Risk at which CFG is as the sampler has it; above it rises. KV-Lock Report suggests one")),
     ]

@@ -5,6 +5,7 @@ from dataclasses import replace
 from comfy_api.latest import io
 
 from .host import events
+from .host.composite import composited
 from .host.inversion import SOLVERS, inverted
 from .host.source import SOURCE_NOISES, make_source
 from .schema import advanced, schema
@@ -38,7 +39,11 @@ class KVLockInvertCache(io.ComfyNode):
                                         tooltip="noised: add noise, exact at any step and free; the others invert now, one or two "
                                         "model calls a step")),
             ],
-            outputs=[Source.Output(display_name="source", tooltip="For KV-Lock Sampler or KV-Lock (Patch Model)")],
+            outputs=[
+                Source.Output(display_name="source", tooltip="For KV-Lock Sampler or KV-Lock (Patch Model)"),
+                io.Latent.Output(display_name="latent", tooltip="The source with a latent noise mask, for a sampler behind KV-Lock "
+                                 "(Patch Model): keeps background latents to the end"),
+            ],
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 
@@ -52,7 +57,7 @@ class KVLockInvertCache(io.ComfyNode):
             source = replace(source, trajectory=path)
             told += f"; {source_path} leads back to the source within {path.reconstruction_error:.1%}"
         events.note(cls.hidden.unique_id, told)
-        return io.NodeOutput(source)
+        return io.NodeOutput(source, composited(source_latent, source))
 
 
 def _what_may_change(share: float, tokens: int) -> str:

@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io, ui
 
+from ..kvlock_core import LockSchedule, RunTrace, SettingsError, calibrate
 from .chart import draw
 from .host.patch import patched
 from .host.report import Report
@@ -57,6 +58,8 @@ class KVLockReport(io.ComfyNode):
                 io.Float.Output(display_name="mean_alpha", tooltip="Mean lock strength over the locked steps; 0 if none was"),
                 io.Float.Output(display_name="locked_share", tooltip="Share of the steps that were locked"),
                 io.String.Output(display_name="json", tooltip="Settings and every step"),
+                io.Float.Output(display_name="suggested_tau", tooltip="tau that locks half-way from alpha_floor to alpha_ceiling on the average "
+                                "in a run like this one; NaN if no risk was known"),
             ],
             is_output_node=True,
         )
@@ -67,4 +70,13 @@ class KVLockReport(io.ComfyNode):
         seen, chart = trace.summary(), draw(trace)
         risk = float("nan") if seen["last_risk"] is None else seen["last_risk"]
         numbers = (risk, seen["mean_locked_alpha"] or 0.0, seen["locked_share"])
-        return io.NodeOutput(chart, *numbers, trace.to_json(), ui=ui.PreviewImage(chart, cls=cls))
+        return io.NodeOutput(chart, *numbers, trace.to_json(), _suggested_tau(trace), ui=ui.PreviewImage(chart, cls=cls))
+
+
+def _suggested_tau(trace: RunTrace) -> float:
+    """For the lock that the run had, or the default one where it only watched."""
+    lock = LockSchedule(**(trace.settings.get("lock") or {}))
+    try:
+        return calibrate(trace, lock).tau
+    except SettingsError:
+        return float("nan")

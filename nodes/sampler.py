@@ -3,10 +3,13 @@
 from comfy_api.latest import io
 
 from .host.ksampler import SAMPLERS, SCHEDULERS, sample
+from ..kvlock_core import COMPOSITE_LOCK
+from .host.composite import composited
 from .host.patch import patched
 from .host.report import Report
 from .inputs import (
     LOCKED_ROWS,
+    OFF,
     block_range,
     guidance_inputs,
     guidance_schedule,
@@ -33,7 +36,10 @@ class KVLockSampler(io.ComfyNode):
                 *_ksampler_inputs(),
                 io.Latent.Input("latent_image", optional=True,
                                 tooltip="Where sampling starts; without it the source itself, which matters only below denoise 1"),
-                *rare_last([*lock_inputs(), *guidance_inputs(), *where_inputs(), *risk_inputs()]),
+                io.Boolean.Input("keep_background", default=True,
+                                 tooltip="Background latents end as the source's own; off: only the lock holds them, then set end_percent and "
+                                 "alpha_ceiling to 1"),
+                *rare_last([*lock_inputs(COMPOSITE_LOCK), *guidance_inputs(OFF, use_s_star=False), *where_inputs(), *risk_inputs()]),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The edited clip, for VAE Decode"),
@@ -43,10 +49,12 @@ class KVLockSampler(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, model, source, seed, steps, cfg, sampler_name, scheduler, positive, negative, denoise, latent_image=None, **chosen):
+    def execute(cls, model, source, seed, steps, cfg, sampler_name, scheduler, positive, negative, denoise, keep_background,
+                latent_image=None, **chosen):  # fmt: skip
         report = Report()
         model = patched(model, source=source, watchers=(cls.hidden.unique_id,), reports=(report,), **_changes(**chosen))
         latent = latent_image or {"samples": source.samples}
+        latent = composited(latent, source) if keep_background else latent
         return io.NodeOutput(
             sample(model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent, denoise), report
         )

@@ -132,7 +132,7 @@ def test_absent_requirements_are_an_error_not_a_crash(root, processes, capsys):
     assert "requirements.txt" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["demo", "edit"])
+@pytest.mark.parametrize("command", ["demo", "edit", "calibrate"])
 def test_arguments_are_passed_on(command, root):
     line = launch.command_line(command, ["--steps", "4", "a b.mp4"], root)
     assert line == [str(launch.environment_python(root)), "-m", "kvlock_diffusers", command, "--steps", "4", "a b.mp4"]
@@ -169,7 +169,7 @@ def test_exit_code_is_passed_on(command, root, processes):
     assert launch.main([command], root) == 5
 
 
-@pytest.mark.parametrize("command, offline", [("demo", True), ("test", True), ("host-test", True), ("edit", False)])
+@pytest.mark.parametrize("command, offline", [("demo", True), ("test", True), ("host-test", True), ("edit", False), ("calibrate", False)])
 def test_only_demo_and_tests_are_offline(command, offline, root):
     environment = launch.command_environment(command, root, {"A": "b"})
     assert ("HF_HUB_OFFLINE" in environment) is offline and environment["A"] == "b"

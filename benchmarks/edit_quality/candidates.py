@@ -1,97 +1,91 @@
-"""What was tried on the validation clips to decide the defaults; docs/evidence.md shows the outcome."""
+"""What was tried on the validation clips to decide the defaults; docs/evidence.md has the outcome, docs/decisions.md the decisions."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
-from kvlock_core import FreshNoisePath, GuidanceSchedule, LockSchedule, NoisedPath, RiskSettings, SessionSettings
+from kvlock_core import FreshNoisePath, GuidanceSchedule, LockSchedule, LockSession, NoisedPath, SessionSettings, SourcePath
+from kvlock_diffusers.engine import Texts
 
-from .ideas import KeysOnly, TokenRisk, Tokens, ValuesOnly, free_ring, only_ring, soft_ring
-from .methods import Method, ours, session_run, Edited, theirs
-from .rivals import ALWAYS, blend, flowedit, guided_by, inverted, latent_blend, sdedit, kv_edit_like, proedit_like, CFGZero, APG
+from .contenders import BLEND, NO_LOCK, WATCH
+from .ideas import KeysOnly, Tokens, ValuesOnly, free_ring, soft_ring, with_token_risk
+from .methods import Edited, Method, ours, session_run, theirs
+from .rivals import latent_blend
 from .task import Task
 
-PLAIN = SessionSettings(lock=None, projection=False)
+ALONE = "lock alone"
+WHEN, WHAT, SOURCE, GUIDANCE = ("with composite: " + what for what in ("when and how hard", "what is locked", "the source", "guidance"))
 
 
 def fixed(alpha: float = 1.0, start: float = 0.0, end: float = 1.0, **rest) -> SessionSettings:
     lock = LockSchedule(kind="constant", ceiling=alpha, start_percent=start, end_percent=end)
-    return SessionSettings(lock=lock, projection=False, **rest)
+    return SessionSettings(lock=lock, **rest)
 
 
-def timed(kind: str, start: float = 0.0, floor: float = 0.0) -> SessionSettings:
-    return SessionSettings(lock=LockSchedule(kind=kind, start_percent=start, floor=floor), projection=False)
+def risky(tau: float, ceiling: float = 1.0, end: float = 1.0) -> SessionSettings:
+    return SessionSettings(lock=LockSchedule(kind="risk", tau=tau, ceiling=ceiling, end_percent=end, start_percent=0.0))
 
 
-def first() -> list[Method]:
-    """Range, strength, composite."""
-    g = "range and strength"
-    found = [ours("no lock", g, "", PLAIN)]
-    for start in (0.0, 0.15, 0.3, 0.6):
-        for alpha in (0.5, 1.0):
-            found.append(ours(f"alpha {alpha:g} from {start:g}", g, "", fixed(alpha, start)))
-    for end in (0.4, 0.7):
-        found.append(ours(f"alpha 1 up to {end:g}", g, "", fixed(1.0, 0.0, end)))
-    for kind in ("linear", "cosine"):
-        found.append(ours(f"{kind} from 1 to 0", g, "", timed(kind)))
-    found.append(theirs("latent blend", "", latent_blend))
-    for name, settings in (("alpha 1 from 0", fixed()), ("alpha 1 from 0.6", fixed(1, .6)), ("alpha 1 up to 0.4", fixed(1, 0, .4)), ("alpha 0.5 from 0", fixed(.5))):
-        found.append(ours(name + " + blend", g, "", settings, composited=True))
-    return found
+def timed(kind: str) -> SessionSettings:
+    return SessionSettings(lock=LockSchedule(kind=kind, start_percent=0.0))
 
 
-def smoke() -> list[Method]:
-    return [*first()[:1], theirs("latent blend", "", latent_blend), theirs("sdedit .7", "", lambda t: sdedit(t, .7)), theirs("flowedit", "", flowedit),
-            theirs("kvedit", "", kv_edit_like), theirs("proedit", "", proedit_like), theirs("apg", "", lambda t: guided_by(t, APG, PLAIN)),
-            theirs("cfgzero", "", lambda t: guided_by(t, CFGZero, SessionSettings(lock=None, guidance=GuidanceSchedule(kind="constant", start_percent=0), projection=True)))]
+def candidates() -> list[Method]:
+    return [ours(NO_LOCK, ALONE, "", WATCH), *_alone(), replace(theirs(BLEND, "", latent_blend), group=WHEN), *_when(), *_what(), *_source(), *_guidance()]
 
 
-def with_paths(name, settings, path, texts=None, composited=True):
-    """`path(task)` makes the source's path, `texts(task)` the texts."""
-    g = "source"
-    edit = lambda task: session_run(task, settings, path=path(task) if path else None, texts=texts(task) if texts else None, composited=composited)
-    return Method(name, g, "", edit)
+def _alone() -> list[Method]:
+    found = [
+        ours(f"alpha {alpha:g}, from {start:.0%}", ALONE, "", fixed(alpha, start)) for start in (0.0, 0.15, 0.3, 0.6) for alpha in (0.5, 1.0)
+    ]
+    found += [ours(f"alpha 1, up to {end:.0%}", ALONE, "", fixed(1.0, 0.0, end)) for end in (0.4, 0.7)]
+    found += [ours(f"{kind} from 1 to 0", ALONE, "", timed(kind)) for kind in ("linear", "cosine")]
+    found += [ours(f"risk, tau {tau:g}", ALONE, "", risky(tau)) for tau in (0.2, 0.5, 2.0)]
+    return [*found, Method("alpha per token by its own error", ALONE, "", lambda task: session_run(task, fixed(), kind=with_token_risk(task.z_src)))]
 
 
-def second() -> list[Method]:
-    """With the composite: when, what, from where."""
-    g, base = "with composite", fixed(1.0, 0.0, 0.4)
-    found = [ours(f"alpha 1, {a:g}-{b:g} + blend", g, "", fixed(1.0, a, b), composited=True) for a, b in ((0, 0.2), (0, 0.6))]
-    found += [ours("alpha 0.5, 0-0.4 + blend", g, "", fixed(0.5, 0, 0.4), composited=True)]
-    found += [ours("linear + blend", g, "", timed("linear"), composited=True)]
-    for name, kind in (("K only", KeysOnly), ("V only", ValuesOnly), ("soft ring", Tokens(soft_ring)), ("free ring", Tokens(free_ring))):
-        found.append(ours(f"{name} 0-0.4 + blend", g, "", base, kind=kind, composited=True))
-    for rows in (("cond",), ("uncond",)):
-        found.append(ours(f"rows {rows[0]} 0-0.4 + blend", g, "", replace(base, rows=rows), composited=True))
-    for blocks in ((0, 2), (3, 5)):
-        found.append(ours(f"blocks {blocks} 0-0.4 + blend", g, "", replace(base, blocks=blocks), composited=True))
-    found.append(with_paths("shared noise 0-0.4 + blend", base, lambda t: NoisedPath(t.z_src, t.noise)))
-    found.append(with_paths("fresh noise 0-0.4 + blend", base, lambda t: FreshNoisePath(t.z_src, 1)))
-    found.append(with_paths("edit text 0-0.4 + blend", base, None, lambda t: replace(t.texts, source=t.texts.cond)))
-    found.append(with_paths("empty text 0-0.4 + blend", base, None, lambda t: replace(t.texts, source=t.texts.uncond)))
-    star = replace(base, projection=True)
-    found.append(ours("s_star 0-0.4 + blend", g, "", star, composited=True))
-    for c in (1.25,):
-        found.append(ours(f"omega {c} 0-0.4 + blend", g, "", replace(base, guidance=GuidanceSchedule(kind="linear", start_percent=0, end_percent=1, floor=1, ceiling=c)), composited=True))
-    return found
+def _composited(name: str, group: str, settings: SessionSettings, kind: Callable[..., LockSession] = LockSession) -> Method:
+    return ours(f"{name} + blend", group, "", settings, kind=kind, composited=True)
 
 
-def risky(tau: float, start: float = 0.0, end: float = 1.0, risk: RiskSettings = RiskSettings(), floor=0.0, **rest) -> SessionSettings:
-    lock = LockSchedule(tau=tau, start_percent=start, end_percent=end, floor=floor)
-    return SessionSettings(lock=lock, risk=risk, projection=False, **rest)
+def _when() -> list[Method]:
+    spans = [(0.5, 0, 1), (1, 0, 1), (1, 0.6, 1), (1, 0, 0.2), (1, 0, 0.4), (1, 0, 0.6), (0.5, 0, 0.4), (0.5, 0, 0.6)]
+    found = [_composited(f"alpha {alpha:g}, {start:.0%} to {end:.0%}", WHEN, fixed(alpha, start, end)) for alpha, start, end in spans]
+    found.append(_composited("linear from 1 to 0", WHEN, timed("linear")))
+    risks = [(0.5, 1, 1), (2, 1, 1), (8, 1, 1), (2, 1, 0.6), (2, 0.5, 1), (16, 0.5, 0.6), (32, 0.5, 0.6), (32, 1, 0.6)]
+    return found + [_composited(f"risk, tau {tau:g}, at most {c:g}, up to {end:.0%}", WHEN, risky(tau, c, end)) for tau, c, end in risks]
 
 
-def third() -> list[Method]:
-    """tau of the schedule-free risk, with the composite; and what guidance adds."""
-    g = "tau"
-    found = [ours(f"rate tau {tau:g} + blend", g, "", risky(tau), composited=True) for tau in (0.5, 2.0, 8.0)]
-    found += [ours("rate tau 2, 0-0.6 + blend", g, "", risky(2.0, 0, 0.6), composited=True)]
-    found += [ours("rate tau 0.5", g, "", risky(0.5)), ours("rate tau 2", g, "", risky(2.0))]
-    return found + second()
+def _what() -> list[Method]:
+    """Each a change of one thing in "alpha 1, 0 % to 40 % + blend"."""
+    early = fixed(1.0, 0.0, 0.4)
+    kinds = {"keys only": KeysOnly, "values only": ValuesOnly, "half the lock next to the edit": Tokens(soft_ring), "no lock next to the edit": Tokens(free_ring)}
+    found = [_composited(name, WHAT, early, kind) for name, kind in kinds.items()]
+    found += [_composited(f"{row} row only", WHAT, replace(early, rows=(row,))) for row in ("cond", "uncond")]
+    return found + [_composited(f"blocks {a} to {b} of 0 to 5", WHAT, replace(early, blocks=(a, b))) for a, b in ((0, 2), (3, 5))]
 
 
-def token_risk(tau: float):
-    def run(task: Task) -> Edited:
-        kind = type("TokenRiskHere", (TokenRisk,), {"tau": tau, "z_src": task.z_src})
-        return session_run(task, fixed(1.0, 0.0, 1.0), kind=kind, composited=False)
-    return Method(f"token risk tau {tau:g}", "ideas", "", run)
+def _source() -> list[Method]:
+    """The same lock, from another noise or text."""
+    paths = {"the edit's noise": lambda task: NoisedPath(task.z_src, task.noise), "a fresh noise a step": lambda task: FreshNoisePath(task.z_src, 1)}
+    texts = {"the edit's text": lambda t: replace(t.texts, source=t.texts.cond), "no text": lambda t: replace(t.texts, source=t.texts.uncond)}
+    found = [_from(name, fixed(1.0, 0.0, 0.4), path=path) for name, path in paths.items()]
+    found += [_from(name, fixed(1.0, 0.0, 0.4), words=words) for name, words in texts.items()]
+    return [*found, _from("alpha 0.5, 0% to 40%, the edit's noise", fixed(0.5, 0.0, 0.4), path=paths["the edit's noise"])]
+
+
+def _from(name: str, settings: SessionSettings, path: Callable[[Task], SourcePath] | None = None, words: Callable[[Task], Texts] | None = None) -> Method:
+    def edit(task: Task) -> Edited:
+        return session_run(task, settings, path=path and path(task), texts=words and words(task), composited=True)
+
+    return Method(f"{name} + blend", SOURCE, "", edit)
+
+
+def _guidance() -> list[Method]:
+    early = fixed(1.0, 0.0, 0.4)
+    falling = GuidanceSchedule(kind="linear", start_percent=0.0, ceiling=1.25)
+    return [
+        _composited("s_star", GUIDANCE, replace(early, projection=True)),
+        _composited("omega from 1.25 to 1", GUIDANCE, replace(early, guidance=falling)),
+    ]

@@ -11,12 +11,10 @@ from dataclasses import replace
 
 import torch
 
-from kvlock_diffusers.loading import TOY, load_model
 
-from ..toy_edits import halve
 from .cases import Case
 from .methods import Method
-from .task import Remembering, Sampling, prepare
+from .task import Remembering, Sampling, load_world, prepare
 
 KILOBYTES_PER_MEGABYTE = 1024
 
@@ -50,8 +48,7 @@ def _in_process(case: Case, methods: Callable[[], list[Method]], name: str | Non
 
 
 def _measured(case: Case, methods: Callable[[], list[Method]], name: str | None) -> tuple[float, float]:
-    model = load_model(TOY, device="cpu")
-    halve(model)
+    model = load_world()
     task = prepare(model, case, Sampling())
     task = replace(task, net=Remembering(model.transformer, remembers=False))
     seconds = 0.0

@@ -59,8 +59,7 @@ def pareto(
         raise FigureError(f"no points for {', '.join(missing)}; the methods are {', '.join(points)}")
     names = _by_group(points, groups)
     looks = {group: (COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]) for i, group in enumerate(_unique(groups[n] for n in names))}
-    lines = len(names) + 2 * len(looks) + 2
-    height = max(760, round(LEGEND_LINE * lines) + MARGIN)
+    height = max(760, LEGEND_LINE * (len(names) + 2 * len(looks) + 2) + MARGIN)
     legend = round(LEGEND_LETTER * max(map(len, [*names, *looks]))) + 60
     figure = Figure((WIDTH / DPI, height / DPI), dpi=DPI)
     sides = (MARGIN / WIDTH, MARGIN / height, 1 - (MARGIN + legend + 10) / WIDTH, 1 - (MARGIN + 20) / height)
@@ -272,7 +271,8 @@ def looks_of(labels: list[str]) -> Looks:
 
 def _draw_panel(axes: Axes, name: str, lines: dict[str, Curve], looks: Looks) -> None:
     for label, (sigmas, values) in lines.items():
-        axes.plot(sigmas, np.where(np.asarray(values, float) > 0, values, np.nan), **looks.of(label), linewidth=1.1, markersize=3, markevery=0.2, alpha=0.85)
+        drawable = np.where(np.asarray(values, float) > 0, values, np.nan)
+        axes.plot(sigmas, drawable, **looks.of(label), linewidth=1.1, markersize=3, markevery=0.2, alpha=0.85)
     axes.set(xlim=(1.02, -0.02), yscale="log", xlabel="noise level sigma (sampling goes to the right)")
     axes.set_title(f"{name}\nlargest / smallest line: {ratio_between(list(lines.values())):,.1f}", fontsize=10)
     axes.grid(alpha=0.25)

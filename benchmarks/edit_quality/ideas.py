@@ -67,26 +67,23 @@ def free_ring(session: LockSession) -> Tensor:
     return session._plan.alpha * session._lock * (1 - _near(session))
 
 
-def only_ring(session: LockSession) -> Tensor:
-    """A lock in the tokens next to the edit and nowhere else."""
-    return session._plan.alpha * session._lock * _near(session)
+def with_token_risk(z_src: Tensor, threshold: float = 0.1) -> type[LockSession]:
+    """Sessions in which each background token has an alpha of its own, from how far its prediction is from the source.
 
-
-class TokenRisk(LockSession):
-    """Each background token has an alpha of its own, from how far its predictions are from the source, against tau.
-
-    The risk of (M5) is measured inside the edit, where nothing is locked; here it is the error that the lock is for:
-    mean square of x0 - z_src over the cells of a token, one step late like any alpha.
+    The risk of (M5) is measured inside the edit, where nothing is locked; here it is the error that the lock is for: mean
+    square of x0 - z_src over a token's cells against `threshold`, one step late like any alpha.
     """
 
-    tau, z_src = 0.1, None
+    class TokenRisk(LockSession):
+        _error: Tensor | None = None
 
-    def predicted(self, x0: Tensor):
-        error = (x0 - self.z_src).square().mean((0, 1))
-        self._token_error = rearrange(F.avg_pool2d(error, 2), "t h w -> (t h w)")
-        return super().predicted(x0)
+        def predicted(self, x0: Tensor):
+            error = (x0 - z_src).square().mean((0, 1))
+            self._error = rearrange(F.avg_pool2d(error, 2), "t h w -> (t h w)")
+            return super().predicted(x0)
 
-    def _step_weight(self) -> Tensor:
-        error = getattr(self, "_token_error", None)
-        share = 1.0 if error is None else (error / self.tau).clamp(0, 1)
-        return self._plan.alpha * self._lock * share
+        def _step_weight(self) -> Tensor:
+            share = 1.0 if self._error is None else (self._error / threshold).clamp(0, 1)
+            return self._plan.alpha * self._lock * share
+
+    return TokenRisk

@@ -13,12 +13,10 @@ from torch import Tensor
 
 from kvlock_core import draw, guide, noised, seed_of_step
 from kvlock_diffusers.engine import velocity_of
-from kvlock_diffusers.loading import TOY, load_model
 
-from ..toy_edits import halve
 from .cases import Case
 from .runs import WORKERS
-from .task import Sampling, Task, prepare
+from .task import Sampling, Task, load_world, prepare
 
 REFERENCE = Sampling()
 #: Where the second prediction at the same level, which costs one more evaluation a step, is made too.
@@ -76,7 +74,7 @@ def record_all(cases: list[Case], folder: Path) -> None:
     """Adds to `folder` one file per case and sampling."""
     folder.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_work, args=(cases[i::WORKERS], folder)) for i in range(WORKERS)]
+    processes = [context.Process(target=_work, args=(cases[i::WORKERS], folder), daemon=True) for i in range(WORKERS)]
     for process in processes:
         process.start()
     for process in processes:
@@ -91,8 +89,7 @@ def file_of(folder: Path, case: Case, sampling: Sampling) -> Path:
 
 def _work(cases: list[Case], folder: Path) -> None:
     torch.set_num_threads(1)
-    model = load_model(TOY, device="cpu")
-    halve(model)
+    model = load_world()
     for case in cases:
         left = [sampling for sampling in samplings() if not file_of(folder, case, sampling).exists()]
         if not left:

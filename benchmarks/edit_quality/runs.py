@@ -11,14 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kvlock_diffusers.loading import TOY, load_model
-from kvlock_diffusers.models import VideoModel
+from kvlock_diffusers.plots import mask_over
 
-from ..toy_edits import halve
 from .cases import Case
 from .measures import measure
 from .methods import Method
-from .task import Sampling, Task, prepare
+from .task import Sampling, Task, load_world, prepare
 
 WORKERS = 2
 #: Row names that are no method: what the VAE alone does to the source, and to the exact answer.
@@ -41,7 +39,7 @@ def run(cases: list[Case], methods: Callable[[], list[Method]], file: Path, pict
     context = multiprocessing.get_context("spawn")
     lock = context.Lock()
     shares = [left[i::workers] for i in range(workers)]
-    processes = [context.Process(target=_work, args=(share, methods, file, done, pictures, lock)) for share in shares if share]
+    processes = [context.Process(target=_work, args=(share, methods, file, done, pictures, lock), daemon=True) for share in shares if share]
     for process in processes:
         process.start()
     for process in processes:
@@ -52,10 +50,11 @@ def run(cases: list[Case], methods: Callable[[], list[Method]], file: Path, pict
 
 def _work(cases, methods, file, done, pictures, lock) -> None:
     torch.set_num_threads(1)
-    model = load_model(TOY, device="cpu")
-    halve(model)
+    model = load_world()
     for case in cases:
         task = prepare(model, case, Sampling())
+        if case.name in pictures:
+            _keep_told(file.with_suffix(""), task)
         for name, edit in _rows(task, methods()):
             if (case.name, name) in done:
                 continue
@@ -87,6 +86,18 @@ def _traced(method: Method):
     return edit
 
 
+def picture_file(folder: Path, case: Case, name: str) -> Path:
+    """Middle frame (H,W,3) uint8 of a case: "source", "mask", "answer", or a method's edit."""
+    return folder / f"{case.name}-{name.replace('/', '_')}.npy"
+
+
 def _keep(folder: Path, case: Case, name: str, frames: Tensor) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / f"{case.name}-{name.replace('/', '_')}.npy", (255 * frames[len(frames) // 2]).round().byte().numpy())
+    np.save(picture_file(folder, case, name), (255 * frames[len(frames) // 2]).round().byte().numpy())
+
+
+def _keep_told(folder: Path, task: Task) -> None:
+    """What was given and what was wanted."""
+    tinted = mask_over(task.clip, task.mask)
+    for name, frames in (("source", task.clip), ("mask", tinted), ("answer", task.answer)):
+        _keep(folder, task.case, name, frames)

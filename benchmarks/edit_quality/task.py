@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kvlock_core import LockSession, NoisedPath, SessionSettings, draw, latent_mask, token_mask
 from kvlock_diffusers.engine import Texts, make_scheduler
+from kvlock_diffusers.loading import TOY, load_model
 from kvlock_diffusers.models import VideoModel
 from toy.captions import caption, encode
 from toy.scenes import render
@@ -57,6 +58,16 @@ class Task:
     def session(self, settings: SessionSettings, kind: type[LockSession] = LockSession) -> LockSession:
         tokens = token_mask(self.edit, self.model.patch)
         return kind(settings, steps=self.sampling.steps, edit=self.edit, tokens=tokens, omega0=self.sampling.cfg)
+
+
+def load_world() -> VideoModel:
+    """The toy model, its VAE in bfloat16: many times as fast on processors that have it."""
+    model = load_model(TOY, device="cpu")
+    model.vae.to(torch.bfloat16)
+    for parameter in model.vae.parameters():
+        if parameter.ndim == 5:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+    return model
 
 
 def prepare(model: VideoModel, case: Case, sampling: Sampling) -> Task:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kvlock_core import LockSchedule, RunTrace, SettingsError, StepRecord, calibrate, lock_strength
+from kvlock_core import COMPOSITE_LOCK, LockSchedule, RunTrace, SettingsError, StepRecord, calibrate, lock_strength
 
 RISKS = [None, 9.0, 4.0, 2.0, 1.0, 0.5, 0.4, 0.3, 0.2, 0.1]
 
@@ -20,12 +20,12 @@ def check_mean_alpha(found, lock, acting, wanted):
 @pytest.mark.parametrize("wanted", [0.2, 0.5, 0.9])
 @pytest.mark.parametrize("bounds", [{}, dict(floor=0.1, ceiling=0.95)])
 def test_tau_gives_the_mean_alpha_over_the_active_steps(wanted, bounds):
-    lock = LockSchedule(start_percent=0.0, **bounds)
+    lock = LockSchedule("risk", start_percent=0.0, **bounds)
     check_mean_alpha(calibrate(trace(), lock, wanted), lock, RISKS[1:-1], wanted)
 
 
 def test_only_risks_that_active_steps_lock_by_count():
-    lock = LockSchedule(start_percent=0.6)
+    lock = LockSchedule("risk", start_percent=0.6)
     found = calibrate(trace(), lock)
     acting = RISKS[5:9]  # steps 6 .. 9 follow the step before each
     check_mean_alpha(found, lock, acting, 0.5)
@@ -34,8 +34,23 @@ def test_only_risks_that_active_steps_lock_by_count():
         check_mean_alpha(found, lock, RISKS[6:10], 0.5)
 
 
+def test_steps_after_the_range_do_not_count():
+    found = calibrate(trace(), COMPOSITE_LOCK, 0.25)
+    acting = RISKS[1:5]  # steps 2 .. 5 follow the step before each; step 1 follows a step without a risk
+    check_mean_alpha(found, COMPOSITE_LOCK, acting, 0.25)
+    assert (found.steps, found.least, found.most) == (4, 1.0, 9.0)
+
+
+@pytest.mark.parametrize("floor, ceiling, halfway", [(0.0, 1.0, 0.5), (0.0, 0.5, 0.25), (0.4, 0.5, 0.45)])
+def test_without_a_word_the_mean_is_halfway_from_floor_to_ceiling(floor, ceiling, halfway):
+    lock = LockSchedule("risk", floor=floor, ceiling=ceiling)
+    found = calibrate(trace(), lock)
+    assert found.mean_alpha == pytest.approx(halfway)
+    check_mean_alpha(found, lock, RISKS[1:-1], halfway)
+
+
 def test_tau_scales_with_the_risk():
-    lock = LockSchedule(start_percent=0.0)
+    lock = LockSchedule("risk", start_percent=0.0)
     scaled = trace([risk and 1000 * risk for risk in RISKS])
     assert calibrate(scaled, lock).tau == pytest.approx(1000 * calibrate(trace(), lock).tau, rel=1e-3)
 
@@ -43,9 +58,9 @@ def test_tau_scales_with_the_risk():
 @pytest.mark.parametrize("risks", [[None] * 5, [0.0] * 5, [1.0]], ids=["never known", "never any", "one step"])
 def test_a_run_that_says_nothing_is_refused(risks):
     with pytest.raises(SettingsError, match="active range"):
-        calibrate(trace(risks), LockSchedule(start_percent=0.0))
+        calibrate(trace(risks), LockSchedule("risk", start_percent=0.0))
 
 
 def test_an_alpha_outside_the_bounds_is_refused():
     with pytest.raises(SettingsError, match="0.9.*ceiling 0.8"):
-        calibrate(trace(), LockSchedule(ceiling=0.8), 0.9)
+        calibrate(trace(), LockSchedule("risk", ceiling=0.8), 0.9)

@@ -250,6 +250,11 @@ def test_a_rate_at_one_single_level_is_not_known():
     assert last(RiskWindow(form="rate"), draw(3), None, [0.5] * 3) is None
 
 
+def test_the_presets_of_the_risk_are_these():
+    assert RiskSettings() == RiskSettings(window=None, region="edit", detrend=False, normalise=False, form="rate")
+    assert PAPER_RISK == RiskSettings(window=10, region="edit", detrend=False, normalise=False, form="variance")
+
+
 def test_the_default_window_is_a_fifth_of_the_steps_and_never_too_small():
     assert [RiskSettings().size(steps) for steps in (1, 4, 8, 20, 21, 50)] == [2, 2, 2, 4, 5, 10]
     assert RiskSettings(detrend=True).size(8) == 3

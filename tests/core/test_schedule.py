@@ -1,10 +1,14 @@
 """Theorems about when to lock (M6) and how hard to guide (M7)."""
 
 import math
+from dataclasses import astuple, replace
 
 import pytest
 
 from kvlock_core import (
+    COMPOSITE_LOCK,
+    PAPER_GUIDANCE,
+    PAPER_LOCK,
     GuidanceSchedule,
     LockSchedule,
     NonFiniteError,
@@ -62,8 +66,9 @@ def check_papers_range(implementation):
     assert [k for k in range(50) if implementation(k, 50)] == list(range(30, 50))
 
 
-def test_the_default_range_is_the_papers_last_twenty_of_fifty():
-    check_papers_range(is_active)
+@pytest.mark.parametrize("implementation", [is_active, PAPER_LOCK.is_active, PAPER_GUIDANCE.is_active])
+def test_the_papers_range_is_the_last_twenty_of_fifty(implementation):
+    check_papers_range(implementation)
 
 
 def test_the_range_checker_bites():
@@ -71,6 +76,32 @@ def test_the_range_checker_bites():
         check_papers_range(lambda k, n: 0.6 * n < k)
     with pytest.raises(AssertionError):
         check_papers_range(lambda k, n: 0.6 * n <= k < 0.98 * n)
+    with pytest.raises(AssertionError):
+        check_papers_range(LockSchedule().is_active)
+
+
+@pytest.mark.parametrize(
+    "schedule, kind, tau, floor, ceiling, start, end",
+    [
+        (LockSchedule(), "constant", 0.2, 0.0, 1.0, 0.0, 1.0),
+        (COMPOSITE_LOCK, "risk", 16.0, 0.0, 0.5, 0.0, 0.6),
+        (PAPER_LOCK, "risk", 0.01, 0.0, 1.0, 0.6, 1.0),
+        (GuidanceSchedule(), "risk", 2.0, 1.0, 1.25, 0.0, 1.0),
+        (PAPER_GUIDANCE, "risk", 0.01, 1.0, 2.0, 0.6, 1.0),
+    ],
+    ids=["lock alone", "beside a composite", "the paper's lock", "guidance", "the paper's guidance"],
+)
+def test_the_presets_are_these_numbers(schedule, kind, tau, floor, ceiling, start, end):
+    assert astuple(schedule) == (kind, tau, floor, ceiling, start, end)
+
+
+def test_the_default_lock_holds_all_of_the_source_in_every_step():
+    assert all(LockSchedule().alpha(k, 20, risk) == 1.0 for k in range(20) for risk in (None, 0.0, 1e9))
+
+
+def test_beside_a_composite_the_lock_is_soft_and_ends_early():
+    assert [COMPOSITE_LOCK.alpha(k, 20, None) for k in range(20)] == [0.5] * 12 + [0.0] * 8
+    assert [COMPOSITE_LOCK.alpha(0, 20, risk) for risk in (0.0, 4.0, 8.0, 80.0)] == [0.0, 0.25, 0.5, 0.5]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 10, 20, 29, 30, 41, 50, 100, 1000])
@@ -94,7 +125,7 @@ def test_a_distilled_run_has_an_active_step():
 
 @pytest.mark.parametrize("kind", ["risk", "constant", "linear", "cosine"])
 def test_outside_the_range_nothing_happens(kind):
-    lock, guidance = LockSchedule(kind, floor=0.5), GuidanceSchedule(kind, floor=1.5)
+    lock, guidance = replace(PAPER_LOCK, kind=kind, floor=0.5), replace(PAPER_GUIDANCE, kind=kind, floor=1.5)
     for k in range(30):
         assert lock.alpha(k, 50, 1.0) == 0.0
         assert guidance.omega(4.0, k, 50, 1.0) == 4.0
@@ -102,11 +133,11 @@ def test_outside_the_range_nothing_happens(kind):
 
 @pytest.mark.parametrize("kind", ["linear", "cosine"])
 def test_timed_kinds_fall_from_ceiling_to_floor(kind):
-    lock = LockSchedule(kind, floor=0.2, ceiling=0.9)
+    lock = replace(PAPER_LOCK, kind=kind, floor=0.2, ceiling=0.9)
     alphas = [lock.alpha(k, 50, None) for k in range(30, 50)]
     assert alphas[0] == 0.9 and alphas[-1] == 0.2
     assert alphas == sorted(alphas, reverse=True)
-    guidance = GuidanceSchedule(kind, floor=0.5, ceiling=1.5)
+    guidance = replace(PAPER_GUIDANCE, kind=kind, floor=0.5, ceiling=1.5)
     assert guidance.omega(4.0, 30, 50, None) == 6.0 and guidance.omega(4.0, 49, 50, None) == 2.0
 
 
@@ -119,7 +150,8 @@ def test_linear_is_straight_and_cosine_is_half_way_in_the_middle():
 
 @pytest.mark.parametrize("kind", ["linear", "cosine"])
 def test_a_range_of_one_step_is_at_the_ceiling(kind):
-    assert LockSchedule(kind, ceiling=0.7).alpha(3, 4, None) == 0.7
+    lock = replace(PAPER_LOCK, kind=kind, ceiling=0.7)
+    assert [lock.alpha(k, 4, None) for k in range(4)] == [0.0, 0.0, 0.0, 0.7]
 
 
 def test_constant_is_the_ceiling_for_a_lock_and_omega0_for_guidance():
@@ -129,8 +161,10 @@ def test_constant_is_the_ceiling_for_a_lock_and_omega0_for_guidance():
 
 def test_the_risk_kind_follows_the_functions():
     for risk in (None, *RISKS):
-        assert LockSchedule(floor=0.1).alpha(40, 50, risk) == lock_strength(risk, 0.01, 0.1)
-        assert GuidanceSchedule().omega(4.0, 40, 50, risk) == guidance_scale(4.0, risk, 0.01)
+        assert replace(PAPER_LOCK, floor=0.1).alpha(40, 50, risk) == lock_strength(risk, 0.01, 0.1)
+        assert COMPOSITE_LOCK.alpha(5, 50, risk) == lock_strength(risk, 16.0, 0.0, 0.5)
+        assert PAPER_GUIDANCE.omega(4.0, 40, 50, risk) == guidance_scale(4.0, risk, 0.01)
+        assert GuidanceSchedule().omega(4.0, 5, 50, risk) == guidance_scale(4.0, risk, 2.0, 1.0, 1.25)
 
 
 @pytest.mark.parametrize("schedule", [LockSchedule, GuidanceSchedule])

@@ -11,6 +11,9 @@ import torch.nn.functional as F
 from einops import rearrange
 
 from kvlock_core import (
+    PAPER_GUIDANCE,
+    PAPER_LOCK,
+    PAPER_RISK,
     GridMismatchError,
     GuidanceSchedule,
     InStep,
@@ -107,8 +110,13 @@ def make_session(settings=None, edit=None, **kwargs):
     return LockSession(settings, steps=STEPS, edit=edit, tokens=token_mask(edit), omega0=OMEGA0, **kwargs)
 
 
-def always(alpha=1.0, **kwargs):
-    return SessionSettings(LockSchedule("constant", ceiling=alpha, start_percent=0.0), **kwargs)
+def always(alpha=1.0, projection=True, **kwargs):
+    """A lock in every step; s_star comes along, since a lock that rests has to leave guidance alone too."""
+    return SessionSettings(LockSchedule("constant", ceiling=alpha, start_percent=0.0), projection=projection, **kwargs)
+
+
+#: The paper's lock, which rests in the first six of ten steps.
+PAPER = SessionSettings(PAPER_LOCK, risk=PAPER_RISK, projection=True)
 
 
 def source_path(seed=9):
@@ -123,12 +131,12 @@ def check_changes_nothing(session):
     assert not any(step.needs_source for step in session.trace.steps)
 
 
-WATCH = SessionSettings(lock=None, risk=RiskSettings(detrend=True, normalise=True))
+WATCH = SessionSettings(lock=None, risk=RiskSettings(detrend=True, normalise=True), projection=True)
 IDLE = {
     "monitor": (WATCH, None),
     "alpha 0": (always(0.0), None),
     "all editable": (always(1.0), torch.ones(T, H, W)),
-    "empty range": (SessionSettings(LockSchedule("constant", start_percent=0.5, end_percent=0.5)), None),
+    "empty range": (SessionSettings(LockSchedule("constant", start_percent=0.5, end_percent=0.5), projection=True), None),
 }
 
 
@@ -139,7 +147,7 @@ def test_an_idle_session_changes_nothing_bit_for_bit(name):
 
 
 def test_before_the_active_range_nothing_changes():
-    plain, locked = list(sample()), list(sample(make_session(), source_path()))
+    plain, locked = list(sample()), list(sample(make_session(PAPER), source_path()))
     same = [torch.equal(a, b) for a, b in zip(plain, locked)]
     assert same == [k < 6 for k in range(STEPS)]
 
@@ -255,7 +263,7 @@ def test_a_call_that_is_not_locked_returns_the_same_objects():
         (open_session(always(blocks=(1, 1))), Site(2), ROWS),
         (open_session(always(rows=("cond",))), Site(0), ("uncond", "uncond", "source")),
         (open_session(always(), torch.ones(T, H, W)), Site(0), ROWS),
-        (open_session(SessionSettings(), step=0), Site(0), ROWS),
+        (open_session(PAPER, step=0), Site(0), ROWS),
         (open_session(WATCH), Site(0), ROWS),
     ]
     for session, site, rows in cases:
@@ -301,29 +309,34 @@ def check_alpha_follows_the_step_before(trace, tau):
         assert step.alpha == expected
 
 
+#: So large that alpha is neither 0 nor 1 on this random model.
+TAU = 2000.0
+
+
 def risk_driven(tau=1.0):
-    return SessionSettings(LockSchedule(tau=tau, start_percent=0.3), GuidanceSchedule(tau=tau, start_percent=0.5))
+    lock, guidance = (replace(paper, tau=tau, start_percent=start) for paper, start in ((PAPER_LOCK, 0.3), (PAPER_GUIDANCE, 0.5)))
+    return SessionSettings(lock, guidance, projection=True)
 
 
 def test_alpha_uses_the_risk_of_the_steps_before():
-    session = make_session(risk_driven(tau=2000.0))
+    session = make_session(risk_driven(tau=TAU))
     final(session, source_path())
     assert 0 < max(step.alpha for step in session.trace.steps) < 1  # tau was chosen so that the test means something
-    check_alpha_follows_the_step_before(session.trace, 2000.0)
+    check_alpha_follows_the_step_before(session.trace, TAU)
 
 
 def test_the_alpha_checker_bites():
-    session = make_session(risk_driven(tau=2000.0))
+    session = make_session(risk_driven(tau=TAU))
     final(session, source_path())
     with pytest.raises(AssertionError):
         check_alpha_follows_the_step_before(session.trace, 25.0)
-    ahead = [replace(s, alpha=lock_strength(s.risk, 50.0) if s.active else 0.0) for s in session.trace.steps]
+    ahead = [replace(s, alpha=lock_strength(s.risk, TAU) if s.active else 0.0) for s in session.trace.steps]
     with pytest.raises(AssertionError):
-        check_alpha_follows_the_step_before(RunTrace({}, tuple(ahead)), 50.0)
+        check_alpha_follows_the_step_before(RunTrace({}, tuple(ahead)), TAU)
 
 
 def test_omega_includes_the_risk_of_its_own_step():
-    session = make_session(risk_driven(tau=2000.0))
+    session = make_session(risk_driven(tau=TAU))
     final(session, source_path())
     schedule = session.settings.guidance
     for step in session.trace.steps:
@@ -345,7 +358,7 @@ def test_s_star_is_applied_exactly_where_the_lock_acts():
     session = make_session(always(0.5))
     final(session, source_path())
     assert all(step.s_star != 1.0 for step in session.trace.steps)
-    session = make_session()
+    session = make_session(PAPER)
     final(session, source_path())
     assert [step.s_star == 1.0 for step in session.trace.steps] == [k < 6 for k in range(STEPS)]
     session = make_session(always(projection=False))
@@ -354,8 +367,8 @@ def test_s_star_is_applied_exactly_where_the_lock_acts():
 
 
 def test_a_guidance_schedule_works_without_a_lock():
-    guidance = GuidanceSchedule("linear", start_percent=0.5)
-    session = make_session(SessionSettings(lock=None, guidance=guidance))
+    guidance = replace(PAPER_GUIDANCE, kind="linear", start_percent=0.5)
+    session = make_session(SessionSettings(lock=None, guidance=guidance, projection=True))
     assert not torch.equal(final(session), final())
     assert [step.omega for step in session.trace.steps[4:6]] == [OMEGA0, 2 * OMEGA0]
     assert [step.s_star == 1.0 for step in session.trace.steps] == [k < 5 for k in range(STEPS)]
@@ -395,7 +408,7 @@ def test_a_trend_runs_over_sigma():
 
 
 def test_region_all_needs_no_mask():
-    settings = SessionSettings(lock=None, risk=RiskSettings(region="all"))
+    settings = SessionSettings(lock=None, risk=RiskSettings(region="all"), projection=True)
     session = LockSession(settings, steps=STEPS, edit=None, tokens=None, omega0=OMEGA0)
     check_changes_nothing(session)
     assert session.trace.steps[-1].risk > 0
@@ -406,7 +419,7 @@ def test_region_all_needs_no_mask():
 
 def check_do_not_see_each_other(make):
     """Two runs step by step in turn give what each gives alone."""
-    jobs = [(risk_driven(50.0), source_path(9)), (always(0.5), source_path(31))]
+    jobs = [(risk_driven(TAU), source_path(9)), (always(0.5), source_path(31))]
     alone = [final(make(settings), path) for settings, path in jobs]
     together = list(zip_longest(*(sample(make(settings), path) for settings, path in jobs)))[-1]
     assert all(torch.equal(a, b) for a, b in zip(alone, together))
@@ -584,15 +597,25 @@ def test_what_would_silently_do_nothing_or_everything_is_reported(settings, edit
     assert (says in caplog.text) if says else not caplog.records
 
 
-def test_from_pixels_to_a_locked_run():
+@pytest.mark.parametrize("settings, share", [(SessionSettings(), 1.0), (PAPER, 0.4)], ids=["default", "paper"])
+def test_from_pixels_to_a_locked_run(settings, share):
     """The public names end to end, as a host uses them."""
     pixels = torch.zeros(9, 40, 56)
     pixels[4:, 16:24, 8:32] = 1
     edit = latent_mask(pixels, size=(T, H, W))
-    session = LockSession(SessionSettings(), steps=STEPS, edit=edit, tokens=token_mask(edit), omega0=OMEGA0)
+    session = LockSession(settings, steps=STEPS, edit=edit, tokens=token_mask(edit), omega0=OMEGA0)
     result = final(session, source_path())
     assert result.isfinite().all() and not torch.equal(result, final())
-    assert session.trace.summary()["locked_share"] == 0.4
+    assert session.trace.summary()["locked_share"] == share
+
+
+def test_without_a_word_a_session_only_locks():
+    settings = SessionSettings()
+    assert settings.lock == LockSchedule() and settings.guidance is None and not settings.projection
+    assert (settings.risk, settings.rows, settings.blocks) == (RiskSettings(), ("cond", "uncond"), None)
+    session = make_session()
+    final(session, source_path())
+    assert {(step.alpha, step.omega, step.s_star) for step in session.trace.steps} == {(1.0, OMEGA0, 1.0)}
 
 
 # a host that cannot batch the source with every row -------------------------------------------------------------------
@@ -636,7 +659,7 @@ def halves(settings, window_of):
 
 
 def test_a_continued_run_is_the_run_itself():
-    settings = risk_driven(tau=2000.0)
+    settings = risk_driven(tau=TAU)
     whole = make_session(settings)
     final(whole, source_path())
     assert halves(settings, lambda first: first.window.moved_to("cpu")) == list(whole.trace.steps)

@@ -1,13 +1,15 @@
 """The invariants of DESIGN in diffusers: what must be bit-identical to its own pipeline, and what must not."""
 
+from dataclasses import replace
+
 import pytest
 import tiny
 import torch
 from diffusers import WanPipeline
 
 from kvlock_core import (
-    GridMismatchError, GuidanceSchedule, LatentComposite, LockSchedule, LockSession, NoisedPath, NonFiniteError, SessionSettings,
-    SettingsError, TrajectoryPath, token_mask,
+    PAPER_GUIDANCE, PAPER_LOCK, GridMismatchError, LatentComposite, LockSchedule, LockSession, NoisedPath, NonFiniteError,
+    SessionSettings, SettingsError, TrajectoryPath, token_mask,
 )  # fmt: skip
 from kvlock_diffusers.adapter import LockedAttention, riding
 from kvlock_diffusers.engine import Texts, make_scheduler, sample, velocity_of
@@ -150,8 +152,8 @@ def test_two_clips_in_a_batch_do_not_mix(net):
 
 
 def test_risk_schedules_follow_the_run(net):
-    chosen = settings(lock=LockSchedule(tau=1e-9, **EVERYWHERE), guidance=GuidanceSchedule(tau=1e-9, **EVERYWHERE), projection=True)
-    watched = session(chosen)
+    lock, guidance = (replace(paper, tau=1e-9, **EVERYWHERE) for paper in (PAPER_LOCK, PAPER_GUIDANCE))
+    watched = session(settings(lock=lock, guidance=guidance, projection=True))
     run(net, watched)
     steps = watched.trace.steps
     assert [step.alpha for step in steps] == [1.0] * STEPS and steps[0].risk is None
@@ -225,7 +227,7 @@ def test_a_lock_costs_one_row_and_an_idle_one_nothing(net):
     batches = []
     handle = net.register_forward_pre_hook(lambda module, args: batches.append(len(args[0])))
     try:
-        run(net, session(settings(lock=LockSchedule(kind="constant"))))
+        run(net, session(settings(lock=replace(PAPER_LOCK, kind="constant"))))
     finally:
         handle.remove()
     assert batches == [1, 1] * 3 + [3] * 2
@@ -266,16 +268,15 @@ def test_impossible_schedules(bad):
 
 
 @pytest.mark.parametrize("sampler", ["euler", "unipc"])
-@pytest.mark.parametrize("watched", [False, True], ids=["plain", "locked"])
-def test_a_composite_ends_with_the_source_outside_the_mask(net, sampler, watched):
-    noise, z_src = tiny.latent(), tiny.latent(7)
+@pytest.mark.parametrize("make_session", [lambda: None, lambda: session(settings())], ids=["plain", "locked"])
+def test_a_composite_ends_with_the_source_outside_the_mask(net, sampler, make_session):
+    noise, z_src, outside = tiny.latent(), tiny.latent(7), EDIT == 0
     kept = LatentComposite(z_src, NoisedPath(z_src, noise), EDIT)
-    locked = session(settings()) if watched else None
-    with_composite, without = (run(net, locked and session(settings()), sampler, noise, composite=c) for c in (kept, None))
-    outside = EDIT == 0
-    torch.testing.assert_close(with_composite[..., outside], z_src[..., outside], atol=1e-5, rtol=0)
-    assert not torch.allclose(without[..., outside], z_src[..., outside], atol=0.1)
-    assert not torch.allclose(with_composite[..., ~outside], z_src[..., ~outside], atol=0.1)
+    held = run(net, make_session(), sampler, noise, composite=kept)
+    free = run(net, make_session(), sampler, noise)
+    torch.testing.assert_close(held[..., outside], z_src[..., outside], atol=1e-5, rtol=0)
+    assert not torch.allclose(free[..., outside], z_src[..., outside], atol=0.1)
+    assert not torch.allclose(held[..., ~outside], z_src[..., ~outside], atol=0.1)
 
 
 def test_a_composite_where_everything_may_change_changes_nothing(net):

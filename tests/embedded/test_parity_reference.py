@@ -7,7 +7,9 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from kvlock_core import FreshNoisePath, GuidanceSchedule, LockSchedule, LockSession, NoisedPath, SessionSettings, token_mask
+from kvlock_core import (
+    FreshNoisePath, GuidanceSchedule, LatentComposite, LockSchedule, LockSession, NoisedPath, RiskSettings, SessionSettings, token_mask,
+)  # fmt: skip
 from kvlock_diffusers.engine import Texts, sample
 from toy.load import load_transformer
 
@@ -38,6 +40,7 @@ def settings(case):
         lock=None if case.lock is None else LockSchedule(case.lock, **clock),
         guidance=None if case.guidance is None else GuidanceSchedule(case.guidance, **clock),
         projection=case.projection,
+        risk=RiskSettings(case.risk_window, form=case.risk_form),
     )
 
 
@@ -47,7 +50,8 @@ def play(case, transformer):
     words = parity.WORDS
     texts = Texts(words["cond"], None if case.cfg == 1.0 else words["uncond"], words["source"] if case.own_words else None)
     noise = parity.draw(parity.NOISE_SEED)
-    latent = sample(transformer, scheduler(), noise, texts, case.cfg, session=session, source=path(case))
+    composite = LatentComposite(parity.clip(), NoisedPath(parity.clip(), noise), edit) if case.composite else None
+    latent = sample(transformer, scheduler(), noise, texts, case.cfg, session=session, source=path(case), composite=composite)
     return latent, session.trace.steps
 
 

@@ -34,16 +34,21 @@ class Case:
     lock: str | None = "risk"
     guidance: str | None = "risk"
     projection: bool = True
-    tau: float = 0.1
+    tau: float = 5.0
     start_percent: float = 0.4
     cfg: float = CFG
     source_noise: str = "own"
     own_words: bool = False
+    risk_form: str = "rate"
+    risk_window: int | None = None
+    composite: bool = False
 
 
 CASES = {
     "full": Case(),
-    "own_words": Case(own_words=True, tau=0.2),
+    "own_words": Case(own_words=True, tau=8.0),
+    "paper_risk": Case(risk_form="variance", risk_window=10, tau=0.1),
+    "composite": Case(composite=True, guidance=None, projection=False, start_percent=0.0, tau=16.0),
     "lock_only": Case(guidance=None, projection=False, lock="constant", start_percent=0.0),
     "guidance_only": Case(lock=None, start_percent=0.2),
     "shared_noise": Case(source_noise="shared", lock="cosine", guidance="linear"),

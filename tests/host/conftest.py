@@ -32,7 +32,7 @@ def source(pack, toy):
     """The handle of one clip whose corner may change."""
     from world import call, mask, source_latent
 
-    (handle,) = call(pack["KVLockInvertCache"], model=toy, source_latent=source_latent(), edit_mask=mask())
+    handle, _ = call(pack["KVLockInvertCache"], model=toy, source_latent=source_latent(), edit_mask=mask())
     return handle
 
 

@@ -51,7 +51,7 @@ class Vision:
 
 def test_wan(model, pack):
     kind, wan = model
-    (source,) = call(pack["KVLockInvertCache"], model=wan, source_latent=source_latent(), edit_mask=mask())
+    source, _ = call(pack["KVLockInvertCache"], model=wan, source_latent=source_latent(), edit_mask=mask())
     plain = run(wan, **conds(kind))
     assert torch.equal(run(locked(pack, wan, source, alpha_ceiling=0.0), **conds(kind)), plain)
     held, report = monitored(pack, locked(pack, wan, source), source)
@@ -66,7 +66,7 @@ def check_fixed_point(wan, pack, shape, words, monkeypatch):
     given = {"noise": draw(*shape, seed=7), "latent": torch.zeros(shape), "positive": words, "negative": words}
     alone = run(wan, callback=lambda step, x0, x, total: states.append(x.clone()), **given)
     nothing = torch.zeros(1, shape[-2] * 8, shape[-1] * 8)
-    (source,) = call(pack["KVLockInvertCache"], model=wan, source_latent={"samples": latent}, edit_mask=nothing)
+    source, _ = call(pack["KVLockInvertCache"], model=wan, source_latent={"samples": latent}, edit_mask=nothing)
     recorded = type("Recorded", (), {"at": lambda self, step, sigma: states[step]})()
     monkeypatch.setattr(of_pack(source, "sampling"), "source_path", lambda source, model, noise: recorded)
     torch.testing.assert_close(run(locked(pack, wan, source), **given), alone, rtol=1e-3, atol=1e-3)
@@ -94,7 +94,7 @@ def test_token_grids(shape, length, small, pack, monkeypatch):
 
 def test_a_block_count_is_taken_where_the_host_gives_no_index(small, pack, monkeypatch):
     """As on ComfyUI before 0.8, with as many tokens as words."""
-    (source,) = call(pack["KVLockInvertCache"], model=small, source_latent=source_latent(), edit_mask=mask())
+    source, _ = call(pack["KVLockInvertCache"], model=small, source_latent=source_latent(), edit_mask=mask())
     attention, seen = of_pack(source, "attention").LockedAttention, []
     real = attention._site
 
@@ -122,7 +122,7 @@ def test_a_model_outside_the_table_is_refused_by_the_lock_and_served_by_monitor_
 
 
 def test_the_table_says_where_each_row_comes_from(pack, small):
-    (source,) = call(pack["KVLockInvertCache"], model=small, source_latent=source_latent(), edit_mask=mask())
+    source, _ = call(pack["KVLockInvertCache"], model=small, source_latent=source_latent(), edit_mask=mask())
     models = of_pack(source, "models")
     for family in models.FAMILIES:
         assert family.source and family.patch == tuple(small.model.diffusion_model.patch_size)

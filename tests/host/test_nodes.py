@@ -37,12 +37,12 @@ WIDGETS = {
     "KVLockInvertCache": "source_noise source_seed source_path",
     "KVLockApply": "lock_schedule start_percent end_percent alpha_ceiling alpha_floor tau locked_rows first_block last_block",
     "KVLockCFGSchedule": "omega_schedule omega_ceiling start_percent end_percent omega_floor use_s_star tau",
-    "KVLockMonitor": "risk_window risk_region risk_detrend risk_normalise",
+    "KVLockMonitor": "risk_window risk_region risk_detrend risk_normalise risk_form",
     "KVLockTokenMask": "grow invert snap",
     "KVLockReport": "",
-    "KVLockSampler": "seed steps cfg sampler_name scheduler denoise lock_schedule start_percent end_percent alpha_ceiling omega_schedule "
-    "omega_ceiling alpha_floor tau omega_floor use_s_star locked_rows first_block last_block risk_window "
-    "risk_region risk_detrend risk_normalise",
+    "KVLockSampler": "seed steps cfg sampler_name scheduler denoise keep_background lock_schedule start_percent end_percent alpha_ceiling "
+    "omega_schedule omega_ceiling alpha_floor tau omega_floor use_s_star locked_rows first_block last_block risk_window "
+    "risk_region risk_detrend risk_normalise risk_form",
 }
 
 
@@ -70,8 +70,9 @@ def sampled(pack, model, source, **widgets):
 def test_the_sampler_is_the_patch_nodes_with_ksampler(pack, toy, source):
     import nodes
 
-    latent, _ = sampled(pack, toy, source)
-    model = guided(pack, locked(pack, toy, source, lock_schedule="risk", start_percent=0.6), start_percent=0.6)
+    latent, _ = sampled(pack, toy, source, keep_background=False, omega_schedule="risk", use_s_star=True)
+    lock = {"lock_schedule": "risk", "start_percent": 0.0, "end_percent": 0.6, "alpha_ceiling": 0.5, "tau": 16.0}
+    model = guided(pack, locked(pack, toy, source, **lock), end_percent=0.6, tau=16.0)
     (same,) = nodes.KSampler().sample(model, 7, 4, 4.0, "euler", "simple", text(1), text(2), {"samples": torch.zeros(SHAPE)}, 1.0)
     assert torch.equal(latent["samples"], same["samples"])
 
@@ -79,9 +80,52 @@ def test_the_sampler_is_the_patch_nodes_with_ksampler(pack, toy, source):
 def test_the_sampler_off_is_ksampler(pack, toy, source):
     import nodes
 
-    latent, _ = sampled(pack, toy, source, lock_schedule="off", omega_schedule="off", use_s_star=False)
+    latent, _ = sampled(pack, toy, source, lock_schedule="off", keep_background=False)
     (plain,) = nodes.KSampler().sample(toy, 7, 4, 4.0, "euler", "simple", text(1), text(2), {"samples": torch.zeros(SHAPE)}, 1.0)
     assert torch.equal(latent["samples"], plain["samples"])
+
+
+# the composite ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", ["euler", "uni_pc", "dpmpp_2m", "lcm"])
+def test_keep_background_ends_with_the_sources_latents_outside_the_mask(sampler, pack, toy, source):
+    kept, _ = sampled(pack, toy, source, sampler_name=sampler)
+    free, _ = sampled(pack, toy, source, sampler_name=sampler, keep_background=False)
+    outside = (source.edit == 0).expand_as(source.samples)
+    near = 0.02 if sampler == "uni_pc" else 1e-4  # ComfyUI's uni_pc stops at sigma 0.001
+    torch.testing.assert_close(kept["samples"][outside], source.samples[outside], atol=near, rtol=0)
+    assert (free["samples"] - source.samples)[outside].abs().max() > 0.1
+    assert (kept["samples"] - source.samples)[~outside].abs().max() > 0.1
+
+
+def test_the_latent_of_invert_does_the_same_for_ksampler(pack, toy):
+    import nodes
+
+    source, latent = invert(pack, toy)
+    model = locked(pack, toy, source, lock_schedule="risk", end_percent=0.6, alpha_ceiling=0.5, tau=16.0)
+    (out,) = nodes.KSampler().sample(model, 7, 4, 4.0, "euler", "simple", text(1), text(2), latent, 1.0)
+    same, _ = sampled(pack, toy, source)
+    assert torch.equal(out["samples"], same["samples"])
+
+
+def test_the_mask_of_the_composite_frees_the_latent_frame_that_was_painted(pack, toy):
+    """A pixel mask would be stretched over the latent frames, and one painted frame could vanish (docs/hosts.md)."""
+    pixels = torch.zeros(FRAMES, HEIGHT, WIDTH)
+    pixels[0] = 1.0
+    _, latent = invert(pack, toy, edit_mask=pixels)
+    assert latent["noise_mask"].shape == (1, 1, *SHAPE[2:]) and latent["noise_mask"].mean((0, 1, 3, 4)).tolist() == [1.0, 0.0, 0.0]
+
+
+def test_a_noise_mask_that_the_latent_brings_holds_too(pack, toy, source):
+    ours = {"samples": source.samples, "noise_mask": torch.zeros(1, HEIGHT, WIDTH)}
+    out, _ = sampled(pack, toy, source, latent_image=ours)
+    torch.testing.assert_close(out["samples"], source.samples, atol=1e-4, rtol=0)
+
+
+def test_a_latent_image_of_another_size_is_refused_with_the_remedy(pack, toy, source):
+    with pytest.raises(Exception, match=r"\(1, 16, 4, 6, 8\).*keep_background off"):
+        sampled(pack, toy, source, latent_image={"samples": torch.zeros(1, 16, 4, 6, 8)})
 
 
 def test_below_denoise_one_the_sampler_starts_from_the_source(pack, toy, source):
@@ -95,11 +139,13 @@ def test_below_denoise_one_the_sampler_starts_from_the_source(pack, toy, source)
 
 def test_report(pack, toy, source):
     latent, report = sampled(pack, toy, source, steps=10)
-    chart, risk, alpha, share, text_ = call(pack["KVLockReport"], report=report, latent=latent)
+    chart, risk, alpha, share, text_, tau = call(pack["KVLockReport"], report=report, latent=latent)
     trace = json.loads(text_)
     assert chart.ndim == 4 and chart.shape[-1] == 3 and 0.0 <= chart.min() < chart.max() <= 1.0
-    assert risk == trace["steps"][-1]["risk"] > 0 and share == 0.4 and 0 < alpha <= 1
-    assert [step["step"] for step in trace["steps"]] == list(range(10)) and trace["settings"]["lock"]["tau"] == 0.01
+    assert risk == trace["steps"][-1]["risk"] > 0 and share == 0.6 and 0 < alpha <= 0.5
+    assert [step["step"] for step in trace["steps"]] == list(range(10)) and trace["settings"]["lock"]["tau"] == 16.0
+    again, _ = sampled(pack, toy, source, steps=10, tau=tau, alpha_ceiling=1.0)
+    assert tau > 0 and not torch.equal(again["samples"], latent["samples"])
 
 
 def test_the_report_tells_two_runs_of_one_monitor_apart(pack, toy, source):
@@ -112,8 +158,8 @@ def test_the_report_tells_two_runs_of_one_monitor_apart(pack, toy, source):
 def test_a_report_of_a_short_or_unmeasured_run_is_still_a_chart(pack, toy):
     model, report = monitored(pack, toy)
     out = run(model, sigmas=torch.tensor([1.0, 0.0]), cfg=1.0)
-    chart, risk, alpha, share, _ = call(pack["KVLockReport"], report=report, latent={"samples": out})
-    assert math.isnan(risk) and alpha == share == 0.0 and chart.std() > 0
+    chart, risk, alpha, share, _, tau = call(pack["KVLockReport"], report=report, latent={"samples": out})
+    assert math.isnan(risk) and math.isnan(tau) and alpha == share == 0.0 and chart.std() > 0
 
 
 def test_the_monitor_without_a_source_measures_everything(pack, toy, source):
@@ -132,7 +178,7 @@ def test_the_mask_lands_where_it_was_painted(pack, toy):
     """One pixel of one frame frees exactly the token that covers it, for the frames of its latent frame."""
     pixels = torch.zeros(FRAMES, HEIGHT, WIDTH)
     pixels[6, 20, 40] = 1.0
-    (source,) = call(pack["KVLockInvertCache"], model=toy, source_latent=source_latent(), edit_mask=pixels)
+    source, _ = call(pack["KVLockInvertCache"], model=toy, source_latent=source_latent(), edit_mask=pixels)
     tokens = source.tokens.reshape(3, 3, 4)
     assert tokens.sum() == 1 and tokens[2, 1, 2] == 1  # frames 5..8, rows 16..31, columns 32..47
     shown, preview = call(pack["KVLockTokenMask"], model=toy, edit_mask=pixels, snap=True)
@@ -159,7 +205,7 @@ def test_the_preview_tints_the_frames_where_tokens_may_change(pack, toy):
 
 @pytest.mark.parametrize("shape", [(1, HEIGHT, WIDTH), (HEIGHT, WIDTH), (1, 2 * HEIGHT, 2 * WIDTH), (FRAMES, 30, 50)])
 def test_masks_of_one_frame_or_another_size(shape, pack, toy):
-    (source,) = call(pack["KVLockInvertCache"], model=toy, source_latent=source_latent(), edit_mask=torch.ones(shape))
+    source, _ = call(pack["KVLockInvertCache"], model=toy, source_latent=source_latent(), edit_mask=torch.ones(shape))
     assert source.tokens.shape == (3 * 3 * 4,) and source.tokens.min() == 1
     frames = torch.zeros(FRAMES, HEIGHT, WIDTH, 3)
     shown, _ = call(pack["KVLockTokenMask"], model=toy, edit_mask=torch.ones(shape), frames=frames, snap=True)
@@ -219,7 +265,7 @@ def test_a_source_for_another_family_is_refused(pack, toy, source):
 
 
 def test_shared_noise_where_the_sampler_adds_none_is_refused(pack, toy):
-    (shared,) = invert(pack, toy, source_noise="shared")
+    shared, _ = invert(pack, toy, source_noise="shared")
     with pytest.raises(Exception, match="adds none.*source_noise of Invert & Cache KV to own"):
         run(locked(pack, toy, shared), noise=torch.zeros(SHAPE), latent=source_latent()["samples"])
 

@@ -23,7 +23,7 @@ def conditioning(name):
 def play(case, pack, toy):
     """The case with our nodes on ComfyUI; the latent back in the model's own space."""
     pixels = torch.nn.functional.interpolate(parity.edit()[None], scale_factor=8)[0, :1]
-    (source,) = call(
+    source, kept = call(
         pack["KVLockInvertCache"], model=toy, source_latent={"samples": toy.model.process_latent_out(parity.clip())}, edit_mask=pixels,
         source_seed=parity.SOURCE_SEED, source_noise=case.source_noise,
         **({"source_conditioning": conditioning("source")} if case.own_words else {}),
@@ -33,8 +33,9 @@ def play(case, pack, toy):
         (model,) = call(pack["KVLockApply"], model=model, source=source, lock_schedule=case.lock, **clock)
     if case.guidance is not None or case.projection:
         model = guided(pack, model, omega_schedule=case.guidance or "off", use_s_star=case.projection, **clock)
-    model, report = monitored(pack, model, source)
-    out = run(model, cfg=case.cfg, noise=parity.draw(parity.NOISE_SEED), sigmas=torch.tensor(parity.SIGMAS),
+    model, report = monitored(pack, model, source, risk_form=case.risk_form, risk_window=case.risk_window or 0)
+    start = {"latent": kept["samples"], "noise_mask": kept["noise_mask"]} if case.composite else {}
+    out = run(model, cfg=case.cfg, noise=parity.draw(parity.NOISE_SEED), sigmas=torch.tensor(parity.SIGMAS), **start,
               positive=conditioning("cond"), negative=conditioning("uncond"))  # fmt: skip
     return toy.model.process_latent_in(out), report.trace_of(out).steps
 

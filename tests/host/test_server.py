@@ -138,8 +138,9 @@ NODES = {
     f"KVLock{name}"
     for name in ("InvertCache", "Sampler", "Apply", "CFGSchedule", "Monitor", "Report", "TokenMask")
 }
-EVERYWHERE = {"start_percent": 0.0, "lock_schedule": "constant"}  # the hardest lock in every step
-OFF = {"lock_schedule": "off", "omega_schedule": "off", "use_s_star": False}
+#: The hardest lock in every step.
+EVERYWHERE = {"start_percent": 0.0, "end_percent": 1.0, "alpha_ceiling": 1.0, "lock_schedule": "constant"}
+OFF = {"lock_schedule": "off", "omega_schedule": "off", "use_s_star": False, "keep_background": False}
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +171,12 @@ def test_end_to_end_the_background_is_held(server, build, plain, info):
     assert [step["alpha"] for step in trace(entry)["steps"]] == [1.0] * flows.STEPS
     (chart,) = server.output(entry, "report", "images")
     assert chart.stat().st_size > 1000
+
+
+def test_as_installed_the_background_is_the_sources_but_for_the_vae(server, version, info):
+    """The defaults, against the same without the composite; the mask is one picture for all frames."""
+    kept, free = (clip(server, server.run(flows.one_node(version, info, **more))) for more in ({}, {"keep_background": False}))
+    assert flows.background_error(kept) < 0.3 * flows.background_error(free)
 
 
 def test_queued_twice_it_is_the_same(server, build):

@@ -143,7 +143,7 @@ def three_patches(version, info, *, nonce=0, steps=STEPS, mask="clip", **lock):
         **source(info, mask),
         "watched": filled(info, "KVLockMonitor", model=["shifted", 0], source=["held", 0]),
         "locked": filled(info, "KVLockApply", model=["watched", 0], source=["held", 0], **lock),
-        "guided": filled(info, "KVLockCFGSchedule", model=["locked", 0], start_percent=lock.get("start_percent", 0.6)),
+        "guided": filled(info, "KVLockCFGSchedule", model=["locked", 0], start_percent=lock.get("start_percent", 0.0)),
         **report(["watched", 1]),
     }
 

@@ -1,11 +1,13 @@
 """The demo end to end on the committed weights, in two steps instead of fifty."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from kvlock_diffusers import commands
-from kvlock_diffusers.demo import FILES, KVLOCK, UNLOCKED, case, methods
+from kvlock_core import LockSchedule, SessionSettings
+from kvlock_diffusers.demo import ALONE, FILES, KVLOCK, UNLOCKED, case, methods
 from kvlock_diffusers.options import edit_settings, parser
 from kvlock_diffusers.video import read_video
 
@@ -42,9 +44,30 @@ def test_a_second_demo_keeps_the_first(folder, capsys):
     assert "exists" in capsys.readouterr().err and (folder / "report.md").read_bytes() == before
 
 
+def compared():
+    """What the demo compares if everything that it can switch on is on."""
+    asked = edit_settings(parser().parse_args(["demo", "--guidance", "risk", "--projection", "--seed", "3"]))
+    assert asked.composite and asked.session.guidance is not None and asked.session.projection
+    return methods(asked) | {"asked": asked}
+
+
 def test_without_a_lock_nothing_is_locked_guided_or_projected():
-    plain = methods(edit_settings(parser().parse_args(["demo"])).session)[UNLOCKED]
-    assert plain.lock is None and plain.guidance is None and not plain.projection
+    plain = compared()[UNLOCKED]
+    assert plain.session.lock is None and plain.session.guidance is None and not plain.session.projection
+    assert not plain.composite
+
+
+def test_the_lock_alone_is_as_hard_as_it_goes_and_nothing_else():
+    alone = compared()[ALONE]
+    assert alone.session == SessionSettings(lock=LockSchedule("constant", ceiling=1.0, start_percent=0.0, end_percent=1.0))
+    assert not alone.composite
+
+
+def test_kv_lock_is_what_was_asked_for_and_all_else_is_shared():
+    ways = compared()
+    assert ways[KVLOCK] is ways["asked"] and list(ways)[:3] == [UNLOCKED, ALONE, KVLOCK]
+    shared = [replace(way, session=SessionSettings(), composite=True) for way in ways.values()]
+    assert shared.count(shared[0]) == len(shared)
 
 
 def test_a_case_changes_what_it_is_told_to():

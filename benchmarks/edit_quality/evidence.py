@@ -1,0 +1,298 @@
+"""docs/evidence.md from finished runs: tables, plots, contact sheets, and sentences that are computed, not written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from . import figures, report, signals
+from .cases import Case
+from .contenders import BLEND, KV_LOCK, NO_LOCK
+from .recordings import REFERENCE, label
+from .runs import picture_file
+from .statistics import certain_dominators, estimate, front, front_shares
+from .task import Sampling
+
+NAME = "evidence"
+#: Whom our default is compared with in a sentence each.
+RIVALS = (NO_LOCK, BLEND, "SDEdit 0.7", "FlowEdit", "KV-Edit-like", "ProEdit-like", "paper, full", "paper, K,V only", "alpha 1, all steps")
+SHEET_METHODS = (NO_LOCK, "SDEdit 0.7", BLEND, "FlowEdit", "paper, full", "KV-Lock, no composite", KV_LOCK)
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Everything that the document is made from. `methods`, `candidates`: (name, group, note) of each table's rows."""
+
+    command: str
+    rows: list[dict]
+    methods: list[report.Named]
+    costs: dict[str, dict[str, float]]
+    validation: list[dict]
+    candidates: list[report.Named]
+    recorded: signals.Recordings
+    pictured: list[Case]
+    pictures: Path
+
+
+def write(found: Evidence, docs: Path) -> None:
+    """Writes NAME.md, NAME.json and the pictures into `docs`."""
+    points = {name: _point(found.rows, found.methods, name) for name, _, _ in found.methods}
+    groups = {name: group for name, group, _ in found.methods}
+    for suffix, score, label_y in (("pareto", "right", "foreground success (%)"), ("answer", "answer", "edit to exact answer (dB)")):
+        places = {name: both[score] for name, both in points.items()}
+        ends = front({name: (place[0], place[1]) for name, place in places.items()})
+        figures.pareto(docs / f"{NAME}_{suffix}.png", places, groups, ends, KV_LOCK, y_label=label_y)
+    if found.pictured:
+        figures.contact_sheet(docs / f"{NAME}_clips.jpg", [_sheet_row(found, case) for case in found.pictured])
+    figures.signal_lines(docs / f"{NAME}_signal.png", _curves(found.recorded))
+    (docs / f"{NAME}.md").write_text(document(found), encoding="utf-8")
+    slim = [{name: value for name, value in row.items() if name not in ("alpha", "omega", "risk")} for row in found.rows]
+    (docs / f"{NAME}.json").write_text(json.dumps({"command": found.command, "costs": found.costs, "runs": slim}) + "\n", encoding="utf-8")
+
+
+def document(found: Evidence) -> str:
+    """The whole text."""
+    parts = [
+        "# Evidence",
+        f"Made by `{found.command}`; nothing below is written by hand. {_setting(found)}",
+        "## Where KV-Lock stands\n\n" + "\n".join(f"- {line}" for line in verdicts(found)),
+        f"![Background PSNR against foreground success]({NAME}_pareto.png)",
+        f"![Background PSNR against the distance to the exact answer]({NAME}_answer.png)",
+        f"## All methods, test clips\n\n{report.main_table(found.rows, found.methods, NO_LOCK)}",
+        f"## By kind of edit, mask and background\n\n{report.kind_table(found.rows, found.methods)}",
+        f"## What a run costs\n\n{cost_table(found)}",
+        f"## Clips\n\nThe middle frame of test clips, one of each kind.\n\n![Clips]({NAME}_clips.jpg)" if found.pictured else "",
+        f"## The signal\n\n{signal_section(found.recorded)}",
+        f"## What was tried on the validation clips\n\n{validation_section(found)}",
+        LIMITS,
+    ]
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+LIMITS = """## What this does not show
+
+One small model with its own mistakes, clips of 128x128, one seed per clip, one object per clip. Differences that are smaller than the
+intervals are no differences. Other people's methods were written from their papers for this model and have their authors' settings;
+where a part cannot be had they are called "like". Real Wan weights were not run."""
+
+
+def _setting(found: Evidence) -> str:
+    s = REFERENCE
+    return (
+        f"The small world's own model (docs/toy.md), {s.steps} steps, shift {s.shift:g}, {s.sampler}, CFG {s.cfg:g}; same weights, noise and "
+        "steps for every method. Cases are frozen in `benchmarks/edit_quality/cases.json`; their exact answers are known, because the world "
+        "is drawn. Decisions were made on the validation clips; the test clips were run once, after them."
+    )
+
+
+# verdicts -------------------------------------------------------------------------------------------------------------
+
+
+def verdicts(found: Evidence) -> list[str]:
+    """Whether our default is on the front, by what interval, and how it compares with each rival."""
+    names = [name for name, _, _ in found.methods]
+    lines = []
+    for score, words in (("right", "foreground success"), ("answer", "distance to the exact answer")):
+        table = _scores(found.rows, names, score)
+        on = KV_LOCK in front({name: tuple(values.mean(0)) for name, values in table.items()})
+        beaten = certain_dominators(table, KV_LOCK)
+        by = ", ".join(beaten) if beaten else "no method"
+        lines.append(
+            f"Background PSNR and {words}: KV-Lock's defaults are {'on' if on else '**not on**'} the Pareto front of the means, in "
+            f"{front_shares(table)[KV_LOCK]:.0%} of the bootstrap resamples; {by} beats them in both beyond the paired 95 % intervals."
+        )
+    known = [name for name in RIVALS if name in names]
+    return lines + [report.comparison(found.rows, KV_LOCK, rival) for rival in known]
+
+
+def _scores(rows: list[dict], names: list[str], score: str) -> dict[str, np.ndarray]:
+    """(cases,2) of background PSNR and `score` for each method."""
+    wanted = report.common_cases(rows, names)
+    table = report.measured(rows, names, wanted)
+    return {name: np.stack([table[name]["psnr"], table[name][score]], 1) for name in names}
+
+
+def _point(rows: list[dict], methods: list[report.Named], name: str) -> dict[str, figures.Point]:
+    """Means and intervals of one method for both plots, on the cases that all methods finished."""
+    wanted = report.common_cases(rows, [other for other, _, _ in methods])
+    own = report.measured(rows, [name], wanted)[name]
+    x = estimate(own["psnr"])
+    scores = {score: estimate(own[score]) for score in ("right", "answer")}
+    return {score: (x.mean, y.mean, x.low, x.high, y.low, y.high) for score, y in scores.items()}
+
+
+def cost_table(found: Evidence) -> str:
+    """Evaluations, seconds and memory of each method."""
+    if not found.costs:
+        return "Not measured."
+    rows = {row["method"]: row["rows"] for row in found.rows}
+    lines = [
+        [name, str(rows[name]), f"{found.costs[name]['seconds']:.2f}", f"{found.costs[name]['memory_mb']:.0f}"]
+        for name, _, _ in found.methods
+        if name in found.costs
+    ]
+    heads = ["method", "model evaluations (rows)", "time / no lock", "memory above an idle process (MB)"]
+    explained = (
+        "Sampling of one clip, each run in a process of its own on one thread, all methods in one go; the median over rounds of the ratio within "
+        "a round. Memory: the most that the process held, above one that loads the model and encodes the clip; it includes what libraries set up."
+    )
+    return report.markdown(heads, lines) + "\n\n" + explained
+
+
+def _sheet_row(found: Evidence, case: Case) -> tuple[str, list[tuple[str, np.ndarray]]]:
+    """Source with the mask's outline, the edits, the exact answer; middle frame."""
+    middle = found.pictures
+    cells = [("source", np.load(picture_file(middle, case, "source"))), ("edit mask", np.load(picture_file(middle, case, "mask")))]
+    cells += [(name, np.load(picture_file(middle, case, name))) for name in SHEET_METHODS]
+    return f"{case.kind}, {case.mask}", [*cells, ("exact answer", np.load(picture_file(middle, case, "answer")))]
+
+
+# the signal -----------------------------------------------------------------------------------------------------------
+
+
+def _euler(one: Sampling) -> bool:
+    return one.sampler == "euler" and one.cfg == REFERENCE.cfg
+
+
+def _twenty_and_more(one: Sampling) -> bool:
+    return _euler(one) and one.steps >= 20
+
+
+def _unipc(one: Sampling) -> bool:
+    return one == REFERENCE or one.sampler == "unipc"
+
+
+def _cfg(one: Sampling) -> bool:
+    return one.sampler == "euler" and one.shift in (3.0, 8.0)
+
+
+FAMILIES: dict[str, Callable[[Sampling], bool]] = {
+    "20 to 50 steps, shift 1 to 8": _twenty_and_more,
+    "8 to 50 steps, shift 1 to 8": _euler,
+    "euler and UniPC": _unipc,
+    "CFG 1, 4 and 5": _cfg,
+}
+
+
+def signal_section(recorded: signals.Recordings) -> str:
+    clips = len(recorded.runs[REFERENCE])
+    parts = [
+        f"{clips} validation clips, unlocked, {len(recorded.runs)} samplings each. The risk is measured inside the edit mask.",
+        f"![Each form of the risk over sigma, one line per sampling]({NAME}_signal.png)",
+        "### Does a threshold mean the same everywhere?\n\n" + _stability_table(recorded),
+        "### One tau for all samplings\n\n" + _alpha_table(recorded),
+        "### Does `calibrate` hold?\n\n" + _calibration_table(recorded),
+        "### Does it tell broken edits from good ones?\n\n" + _correlation_table(recorded),
+    ]
+    return "\n\n".join(parts)
+
+
+def _stability_table(recorded: signals.Recordings) -> str:
+    lines = []
+    for name, signal in signals.FORMS.items():
+        cells = (_worst(signals.spread_at_levels(recorded, signal, of)) for of in FAMILIES.values())
+        lines.append([name, *cells])
+    explained = (
+        f"Largest over smallest median of the clips among samplings, at the same sigma; the worst of sigma {', '.join(map(str, signals.LEVELS))}. "
+        "1 = a threshold means the same. At 8 steps two predictions are far apart, so every form that looks back lags."
+    )
+    return report.markdown(["form of the risk", *FAMILIES], lines) + "\n\n" + explained
+
+
+def _worst(spreads: list[float]) -> str:
+    known = [value for value in spreads if np.isfinite(value)]
+    return f"{max(known):.1f}" if known else report.NOTHING
+
+
+def _alpha_table(recorded: signals.Recordings) -> str:
+    lines = []
+    for name, signal in signals.FORMS.items():
+        tau = signals.reference_tau(recorded, signal)
+        if not np.isfinite(tau):
+            continue
+        alphas = signals.mean_alphas(recorded, signal, tau)
+        cells = [_range([float(np.nanmean(alphas[one])) for one in alphas if of(one)]) for of in FAMILIES.values()]
+        lines.append([name, f"{tau:.3g}", *cells, f"{signals.agreement(alphas, _euler):.2f}"])
+    explained = (
+        f"tau is what `calibrate` suggests at {label(REFERENCE)} for the median clip (mean alpha 0.5 over the whole run). The cells are the mean alpha "
+        "over the clips that this same tau gives in other samplings, smallest to largest. The last column: median rank correlation of "
+        "the clips' mean alphas with those of the reference, over steps and shifts; 1 = calm and risky clips stay the same clips."
+    )
+    heads = ["form of the risk", "tau", *FAMILIES, "clips keep their order"]
+    return report.markdown(heads, lines) + "\n\n" + explained
+
+
+def _range(values: list[float]) -> str:
+    known = [value for value in values if np.isfinite(value)]
+    return f"{min(known):.2f} to {max(known):.2f}" if known else report.NOTHING
+
+
+def _calibration_table(recorded: signals.Recordings) -> str:
+    lines = []
+    for name in ("rate (default)", "variance, last 10 (paper)"):
+        taus = signals.suggested_taus(recorded, signals.FORMS[name])
+        for words, of in FAMILIES.items():
+            medians = {one: float(np.nanmedian(values)) for one, values in taus.items() if of(one)}
+            low, high = min(medians, key=medians.get), max(medians, key=medians.get)
+            cells = (f"{medians[one]:.3g} ({label(one)})" for one in (low, high))
+            lines.append([name, words, *cells, f"{medians[high] / medians[low]:.1f}"])
+    explained = "The tau that `calibrate` suggests for half the lock over the whole run: median over clips, per sampling."
+    return report.markdown(["form of the risk", "samplings", "smallest tau", "largest tau", "ratio"], lines) + "\n\n" + explained
+
+
+def _correlation_table(recorded: signals.Recordings) -> str:
+    fifty = Sampling(steps=50)
+    lines = []
+    for name, signal in signals.FORMS.items():
+        whole = [signals.clip_correlation(recorded, signal, one) for one in (REFERENCE, fifty)]
+        steps = signals.step_correlations(recorded, signal, REFERENCE)
+        known = steps[np.isfinite(steps)]
+        by_step = f"{np.median(known):+.2f} ({known.min():+.2f} to {known.max():+.2f})" if len(known) else report.NOTHING
+        lines.append([name, *(f"{value:+.2f}" if np.isfinite(value) else report.NOTHING for value in whole), by_step])
+    clips = len(recorded.runs[REFERENCE])
+    explained = (
+        "Spearman's rank correlation over clips between the signal and the error of the result (mean square distance to the exact answer's latent inside "
+        f"the mask). First two columns: the signal's mean logarithm over the run. Last: each step alone, median, smallest and largest. With {clips} clips "
+        f"a correlation within about +-{1.96 / np.sqrt(max(clips - 1, 1)):.2f} is what chance gives."
+    )
+    heads = ["form of the risk", "20 steps", "50 steps", "20 steps, step by step"]
+    return report.markdown(heads, lines) + "\n\n" + explained
+
+
+def _curves(recorded: signals.Recordings) -> dict[str, dict[str, figures.Curve]]:
+    """Median over clips, for the samplings at the reference's sampler and CFG."""
+    chosen = [one for one in recorded.runs if _euler(one)]
+    names = [name for name in signals.FORMS if name != "two noises at one level"]
+    return {name: {label(one): _median_curve(recorded.runs[one], signals.FORMS[name]) for one in chosen} for name in names}
+
+
+def _median_curve(runs: list[signals.Recording], signal: signals.Signal) -> figures.Curve:
+    values = np.stack([signal(run) for run in runs])
+    known = np.isfinite(values).all(0)
+    return runs[0]["sigmas"][known], np.median(values[:, known], 0)
+
+
+# validation -----------------------------------------------------------------------------------------------------------
+
+
+def validation_section(found: Evidence) -> str:
+    """Every candidate against the latent blend, or against the run without a lock, on the same clips."""
+    lines = []
+    for group, members in report.grouped(found.candidates).items():
+        base = BLEND if "composite" in group else NO_LOCK
+        lines.append([f"*{group}, against {base}*", "", "", "", "", ""])
+        lines += [_candidate_line(found.validation, name, base) for name in members if name != base]
+    heads = ["candidate", "clips", "background PSNR (dB)", "edit to exact answer (dB)", "right (points)", "SSIM"]
+    return report.markdown(heads, lines) + "\n\nPaired differences with 95 % intervals. What was decided from them is in decisions.md."
+
+
+def _candidate_line(rows: list[dict], name: str, base: str) -> list[str]:
+    wanted = report.common_cases(rows, [name, base])
+    table = report.measured(rows, [name, base], wanted)
+    gains = {field: estimate(table[name][field] - table[base][field]) for field in ("psnr", "answer", "right", "ssim")}
+    cells = [report.gain_text(gains["psnr"], 2), report.gain_text(gains["answer"], 2), report.gain_text(gains["right"], 0)]
+    return [name, str(len(wanted)), *cells, report.gain_text(gains["ssim"], 4)]
