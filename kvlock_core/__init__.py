@@ -1,6 +1,6 @@
 """KV-Lock: the method of arXiv 2603.09657, free of any host. Public names only; see docs/method.md."""
 
-from .calibrate import Calibration, calibrate
+from .calibrate import Calibration, calibrate, target_alpha
 from .composite import LatentComposite
 from .errors import (
     GridMismatchError,
@@ -104,5 +104,6 @@ __all__ = [
     "s_star",
     "seed_of_step",
     "seam_mismatch",
+    "target_alpha",
     "token_mask",
 ]

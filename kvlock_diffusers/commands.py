@@ -10,7 +10,7 @@ from dataclasses import replace
 from torch import Tensor
 from tqdm import tqdm
 
-from kvlock_core import KVLockError, LockSchedule, calibrate as tau_for, mask_coverage
+from kvlock_core import KVLockError, LockSchedule, calibrate as tau_for, mask_coverage, target_alpha
 
 from .demo import FILES, case, check_outputs, run_demo
 from .edit import EditSettings, edit_clip, plan_fit, prepared_mask
@@ -71,6 +71,7 @@ def calibrate(options: argparse.Namespace) -> None:
     """Samples a clip once without a lock, and says how large its risk is and which tau follows from it."""
     settings = edit_settings(options)
     lock = settings.session.lock or LockSchedule()
+    target_alpha(lock, options.mean_alpha)  # refuses what cannot be before anything is sampled
     watching = replace(settings, session=replace(settings.session, lock=None, guidance=None, projection=False))
     model, video, mask = inputs(options, settings)
     result = edit_clip(model, video.frames, mask, watching, fit=plan_fit(model, video.frames, options.fit), progress=bar("calibrate"))

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io, ui
 
-from ..kvlock_core import LockSchedule, RunTrace, SettingsError, calibrate
+from ..kvlock_core import COMPOSITE_LOCK, LockSchedule, RunTrace, SettingsError, calibrate
 from .chart import draw
 from .host.patch import patched
 from .host.report import Report
@@ -74,8 +74,9 @@ class KVLockReport(io.ComfyNode):
 
 
 def _suggested_tau(trace: RunTrace) -> float:
-    """For the lock that the run had, or the default one where it only watched."""
-    lock = LockSchedule(**(trace.settings.get("lock") or {}))
+    """For the lock that the run had, or KV-Lock Sampler's where it only watched."""
+    given = trace.settings.get("lock")
+    lock = COMPOSITE_LOCK if given is None else LockSchedule(**given)
     try:
         return calibrate(trace, lock).tau
     except SettingsError:

@@ -17,7 +17,7 @@ from .contenders import BLEND, KV_LOCK, NO_LOCK, contenders
 from .cost import costs
 from .evidence import Evidence, write
 from .methods import Method
-from .recordings import record_all
+from .recordings import REFERENCE, record_all, samplings
 from .report import main_table
 from .runs import read, run
 from .signals import Recordings
@@ -63,7 +63,8 @@ def validation() -> None:
 
 
 def signal() -> None:
-    record_all(cases("validation")[:SIGNAL_CLIPS], RUNS / "recordings")
+    record_all(cases("validation")[:SIGNAL_CLIPS], samplings(), RUNS / "recordings")
+    record_all(cases("test"), [REFERENCE], RUNS / "recordings")
 
 
 def test() -> None:
@@ -84,7 +85,8 @@ def document() -> None:
         costs=json.loads(measured.read_text(encoding="utf-8")) if measured.exists() else {},
         validation=read(RUNS / "validation.jsonl"),
         candidates=[(m.name, m.group, m.note) for m in candidates()],
-        recorded=Recordings.read(RUNS / "recordings", cases("validation")[:SIGNAL_CLIPS]),
+        recorded=Recordings.read(RUNS / "recordings", cases("validation")[:SIGNAL_CLIPS], samplings()),
+        judged=Recordings.read(RUNS / "recordings", cases("test"), [REFERENCE]),
         pictured=pictured(),
         pictures=RUNS / "test",
     )

@@ -70,11 +70,11 @@ def _apart(task: Task, x0: Tensor, t: Tensor, s: float, k: int, inside: Tensor) 
     return float((other - x0)[..., inside].square().mean())
 
 
-def record_all(cases: list[Case], folder: Path) -> None:
+def record_all(cases: list[Case], chosen: list[Sampling], folder: Path) -> None:
     """Adds to `folder` one file per case and sampling."""
     folder.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_work, args=(cases[i::WORKERS], folder), daemon=True) for i in range(WORKERS)]
+    processes = [context.Process(target=_work, args=(cases[i::WORKERS], chosen, folder), daemon=True) for i in range(WORKERS)]
     for process in processes:
         process.start()
     for process in processes:
@@ -87,11 +87,11 @@ def file_of(folder: Path, case: Case, sampling: Sampling) -> Path:
     return folder / f"{case.name} {label(sampling)}.npz"
 
 
-def _work(cases: list[Case], folder: Path) -> None:
+def _work(cases: list[Case], chosen: list[Sampling], folder: Path) -> None:
     torch.set_num_threads(1)
     model = load_world()
     for case in cases:
-        left = [sampling for sampling in samplings() if not file_of(folder, case, sampling).exists()]
+        left = [sampling for sampling in chosen if not file_of(folder, case, sampling).exists()]
         if not left:
             continue
         task = prepare(model, case, REFERENCE)

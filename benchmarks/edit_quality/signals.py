@@ -12,7 +12,7 @@ import torch
 from kvlock_core import PAPER_RISK, LockSchedule, RiskSettings, RiskWindow, RunTrace, SettingsError, StepRecord, calibrate
 
 from .cases import Case
-from .recordings import REFERENCE, file_of, samplings
+from .recordings import REFERENCE, file_of
 from .statistics import rank_correlation
 from .task import Sampling
 
@@ -73,10 +73,10 @@ class Recordings:
     runs: dict[Sampling, list[Recording]]
 
     @classmethod
-    def read(cls, folder: Path, cases: list[Case]) -> Recordings:
-        """Cases that every sampling has."""
-        whole = [case for case in cases if all(file_of(folder, case, one).exists() for one in samplings())]
-        return cls({one: [dict(np.load(file_of(folder, case, one))) for case in whole] for one in samplings()})
+    def read(cls, folder: Path, cases: list[Case], chosen: list[Sampling]) -> Recordings:
+        """Cases that every one of `chosen` has."""
+        whole = [case for case in cases if all(file_of(folder, case, one).exists() for one in chosen)]
+        return cls({one: [dict(np.load(file_of(folder, case, one))) for case in whole] for one in chosen})
 
     def values(self, signal: Signal) -> dict[Sampling, list[np.ndarray]]:
         return {one: [signal(run) for run in runs] for one, runs in self.runs.items()}
@@ -130,15 +130,15 @@ def _tau(trace: RunTrace) -> float:
 
 
 def mean_alphas(recorded: Recordings, signal: Signal, tau: float) -> dict[Sampling, np.ndarray]:
-    """Per sampling and clip, the mean alpha over the steps whose risk is known, if tau is `tau` everywhere."""
-    return {
-        one: np.array([_mean_alpha(values, tau) for values in rows]) for one, rows in recorded.values(signal).items()
-    }
+    """Per sampling and clip, the mean alpha over sigma where the risk is known, if tau is `tau` everywhere."""
+    return {one: np.array([_mean_alpha(run["sigmas"], signal(run), tau) for run in runs]) for one, runs in recorded.runs.items()}
 
 
-def _mean_alpha(values: np.ndarray, tau: float) -> float:
-    acting = values[:-1][np.isfinite(values[:-1])]  # alpha of a step follows the step before
-    return float(np.clip(acting / tau, 0, 1).mean()) if len(acting) else float("nan")
+def _mean_alpha(sigmas: np.ndarray, values: np.ndarray, tau: float) -> float:
+    """A step counts by how far it moves in sigma; its alpha follows the step before."""
+    lengths = -np.diff(np.append(sigmas, 0.0))[1:]
+    alphas, known = np.clip(values[:-1] / tau, 0, 1), np.isfinite(values[:-1])
+    return float(np.average(alphas[known], weights=lengths[known])) if known.any() else float("nan")
 
 
 def reference_tau(recorded: Recordings, signal: Signal) -> float:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kvlock_core import COMPOSITE_LOCK, LockSchedule, RunTrace, SettingsError, StepRecord, calibrate, lock_strength
+from kvlock_core import COMPOSITE_LOCK, LockSchedule, RunTrace, SettingsError, StepRecord, calibrate, lock_strength, target_alpha
 
 RISKS = [None, 9.0, 4.0, 2.0, 1.0, 0.5, 0.4, 0.3, 0.2, 0.1]
 
@@ -64,3 +64,21 @@ def test_a_run_that_says_nothing_is_refused(risks):
 def test_an_alpha_outside_the_bounds_is_refused():
     with pytest.raises(SettingsError, match="0.9.*ceiling 0.8"):
         calibrate(trace(), LockSchedule("risk", ceiling=0.8), 0.9)
+
+
+def test_steps_count_by_how_far_they_move_so_the_spacing_does_not_matter():
+    """The same risk at the same noise level, seen by few and by many steps, evenly spaced or crowded at the top."""
+    def seen_by(sigmas):
+        steps = [StepRecord(k, s, False, 20.0 * s**4, 0.0, None, None, False) for k, s in enumerate(sigmas)]
+        return calibrate(RunTrace({}, tuple(steps)), LockSchedule(start_percent=0.0)).tau
+
+    even, crowded = [1 - k / 400 for k in range(400)], [1 - (k / 400) ** 2 for k in range(400)]
+    few = [1 - k / 100 for k in range(100)]
+    assert seen_by(crowded) == pytest.approx(seen_by(even), rel=0.05)
+    assert seen_by(few) == pytest.approx(seen_by(even), rel=0.1)
+
+
+def test_an_impossible_mean_alpha_is_known_before_any_run():
+    assert target_alpha(LockSchedule(floor=0.2, ceiling=0.6)) == pytest.approx(0.4)
+    with pytest.raises(SettingsError, match="2.*ceiling 0.6"):
+        target_alpha(LockSchedule(ceiling=0.6), 2.0)

@@ -161,10 +161,10 @@ def test_a_run_without_a_signal_suggests_nothing():
     assert np.isnan(signals.suggested_taus(signals.Recordings({REFERENCE: [drift(REFERENCE)]}), signals.same_level)[REFERENCE]).all()
 
 
-def test_alpha_of_a_step_follows_the_step_before():
-    recorded = signals.Recordings({REFERENCE: [drift(REFERENCE)]})
+def test_alpha_of_a_step_follows_the_step_before_and_counts_by_its_length():
+    recorded = signals.Recordings({REFERENCE: [{"sigmas": np.array([1.0, 0.9, 0.7, 0.3])}]})
     found = signals.mean_alphas(recorded, lambda run: np.array([np.nan, 1.0, 3.0, 100.0]), 4.0)
-    assert found[REFERENCE] == pytest.approx([(0.25 + 0.75) / 2])
+    assert found[REFERENCE] == pytest.approx([(0.4 * 0.25 + 0.3 * 0.75) / 0.7])
 
 
 def test_samplings_agree_if_they_rank_clips_alike():
@@ -194,7 +194,7 @@ def test_only_cases_that_every_sampling_has_are_read(tmp_path):
     for one in samplings():
         np.savez(file_of(tmp_path, complete, one), sigmas=np.ones(one.steps))
     np.savez(file_of(tmp_path, partial, REFERENCE), sigmas=np.ones(3))
-    found = signals.Recordings.read(tmp_path, [complete, partial])
+    found = signals.Recordings.read(tmp_path, [complete, partial], samplings())
     assert {one: [len(run["sigmas"]) for run in runs] for one, runs in found.runs.items()} == {one: [one.steps] for one in samplings()}
 
 
