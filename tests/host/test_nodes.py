@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,6 +58,26 @@ def is_widget(one) -> bool:
     from comfy_api.latest import io
 
     return isinstance(one, io.WidgetInput)
+
+
+def workflow_mismatches(made: dict, schema) -> list[str]:
+    """What a node of a saved workflow has otherwise than its schema: inputs, outputs, number of widget values."""
+    widgets = [one for one in schema.inputs if is_widget(one)]
+    values = sum(2 if getattr(one, "control_after_generate", None) else 1 for one in widgets)
+    found = [] if len(made.get("widgets_values") or []) == values else [f"{len(made['widgets_values'])} values, {values} widgets"]
+    for kind, wanted in (("inputs", {one.id for one in schema.inputs}), ("outputs", {one.display_name for one in schema.outputs})):
+        found += [f"{kind} differ in {name}" for name in wanted ^ {one["name"] for one in made.get(kind, [])}]
+    return found
+
+
+def test_the_example_workflows_fit_the_nodes(pack):
+    files = sorted((Path(__file__).parents[2] / "example_workflows").glob("*.json"))
+    ours = [made for file in files for made in json.loads(file.read_text(encoding="utf-8"))["nodes"] if made["type"] in pack]
+    assert len(ours) >= 4
+    assert {made["type"]: workflow_mismatches(made, pack[made["type"]].GET_SCHEMA()) for made in ours if
+            workflow_mismatches(made, pack[made["type"]].GET_SCHEMA())} == {}  # fmt: skip
+    cut = {**ours[-1], "widgets_values": [], "inputs": []}
+    assert workflow_mismatches(cut, pack[cut["type"]].GET_SCHEMA())
 
 
 # what they hand on ------------------------------------------------------------------------------------------------------
