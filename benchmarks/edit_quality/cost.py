@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import resource
 import statistics
 import time
@@ -14,6 +13,7 @@ import torch
 
 from .cases import Case
 from .methods import Method
+from .runs import SPAWN
 from .task import Remembering, Sampling, load_world, prepare
 
 KILOBYTES_PER_MEGABYTE = 1024
@@ -42,8 +42,7 @@ def _memory_of(case: Case, name: str | None) -> float:
 
 def _in_process(case: Case, methods: Callable[[], list[Method]], name: str | None) -> tuple[float, float]:
     """Seconds of sampling and peak resident MB; `name` None only loads."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
+    with SPAWN.Pool(1) as pool:
         return pool.apply(_measured, (case, methods, name))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -15,7 +14,7 @@ from kvlock_core import draw, guide, noised, seed_of_step
 from kvlock_diffusers.engine import velocity_of
 
 from .cases import Case
-from .runs import WORKERS
+from .runs import in_workers
 from .task import Sampling, Task, load_world, prepare
 
 REFERENCE = Sampling()
@@ -73,14 +72,7 @@ def _apart(task: Task, x0: Tensor, t: Tensor, s: float, k: int, inside: Tensor) 
 def record_all(cases: list[Case], chosen: list[Sampling], folder: Path) -> None:
     """Adds to `folder` one file per case and sampling."""
     folder.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_work, args=(cases[i::WORKERS], chosen, folder), daemon=True) for i in range(WORKERS)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    if any(process.exitcode for process in processes):
-        raise SystemExit("a worker failed; its error is above. Run the same command again: it goes on where it stopped")
+    in_workers(cases, _work, chosen, folder)
 
 
 def file_of(folder: Path, case: Case, sampling: Sampling) -> Path:

@@ -19,6 +19,7 @@ from .methods import Method
 from .task import Sampling, Task, load_world, prepare
 
 WORKERS = 2
+SPAWN = multiprocessing.get_context("spawn")
 #: Row names that are no method: what the VAE alone does to the source, and to the exact answer.
 ROUND_TRIP, ANSWER_TRIP = "VAE round trip", "VAE round trip of the exact answer"
 
@@ -30,16 +31,19 @@ def read(file: Path) -> list[dict]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def run(cases: list[Case], methods: Callable[[], list[Method]], file: Path, pictures: tuple[str, ...] = (), workers: int = WORKERS) -> None:
+def run(cases: list[Case], methods: Callable[[], list[Method]], file: Path, pictures: tuple[str, ...] = ()) -> None:
     """Adds to `file` every run of `methods()` on `cases` that it lacks. `pictures`: names of cases whose frames are kept."""
     done = {(row["case"], row["method"]) for row in read(file)}
     names = [ROUND_TRIP, ANSWER_TRIP, *(method.name for method in methods())]
     left = [case for case in cases if any((case.name, name) not in done for name in names)]
     file.parent.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("spawn")
-    lock = context.Lock()
-    shares = [left[i::workers] for i in range(workers)]
-    processes = [context.Process(target=_work, args=(share, methods, file, done, pictures, lock), daemon=True) for share in shares if share]
+    in_workers(left, _work, methods, file, done, pictures, SPAWN.Lock())
+
+
+def in_workers(cases: list[Case], work: Callable, *given) -> None:
+    """`work(its cases, *given)` in WORKERS processes. Raises SystemExit if one fails."""
+    shares = [cases[i::WORKERS] for i in range(WORKERS)]
+    processes = [SPAWN.Process(target=work, args=(share, *given), daemon=True) for share in shares if share]
     for process in processes:
         process.start()
     for process in processes:
