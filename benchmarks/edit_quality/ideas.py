@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
 from kvlock_core import LockSession, Site
-from kvlock_core.fuse import fuse
-from kvlock_core.source import split_rows
 
 
 class KeysOnly(LockSession):

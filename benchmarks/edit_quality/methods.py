@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from kvlock_core import GuidanceSchedule, LockSchedule, LockSession, RiskSettings, RunTrace, SessionSettings, SourcePath
+from kvlock_core import LockSession, RunTrace, SessionSettings, SourcePath
 from kvlock_diffusers.engine import Texts, sample
 
 from .rivals import blend
