@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RUNS, QUICK = Path("runs/edit_quality"), Path("output/edit_quality")
 PARTS = ("validation", "signal", "test", "cost", "document")
 QUICK_METHODS = (NO_LOCK, "SDEdit 0.7", BLEND, "FlowEdit", "paper, full", "alpha 1, all steps", "KV-Lock, no composite", KV_LOCK)
-VALIDATION_CLIPS, SIGNAL_CLIPS, COST_ROUNDS = 16, 12, 3
+VALIDATION_CLIPS, SIGNAL_CLIPS, COST_ROUNDS = 16, 8, 1
 
 
 def quick_methods() -> list[Method]:

@@ -149,10 +149,10 @@ def cost_table(found: Evidence) -> str:
         for name, _, _ in found.methods
         if name in found.costs
     ]
-    heads = ["method", "model evaluations (rows)", "time / no lock", "memory above an idle process (MB)"]
+    heads = ["method", "model evaluations (rows)", "time / no lock", "memory that sampling adds (MB)"]
     explained = (
-        "Sampling of one clip, each run in a process of its own on one thread, all methods in one go; the median over rounds of the ratio within "
-        "a round. Memory: the most that the process held, above one that loads the model and encodes the clip; it includes what libraries set up."
+        "Sampling of one clip, each run in a process of its own on one thread, all methods in one go. One round: the rows with 40 evaluations, which cost the same, show how far single runs differ. "
+        "Memory: the most that sampling added to what the process held before it; attention of 320 tokens is small, so do not read much into it."
     )
     return report.markdown(heads, lines) + "\n\n" + explained
 

@@ -111,25 +111,27 @@ def _correlation_table(judged: signals.Recordings) -> str:
         known = steps[np.isfinite(steps)]
         at = int(np.nanargmax(np.abs(steps))) if len(known) else 0
         best = f"{steps[at]:+.2f} (step {at} of {len(steps)})" if len(known) else report.NOTHING
-        lines.append([name, f"{whole:+.2f}", f"{np.median(known):+.2f}" if len(known) else report.NOTHING, best])
+        alike = signals.like_with_like(judged, signal, REFERENCE)
+        lines.append([name, f"{whole:+.2f}", f"{alike:+.2f}", f"{np.median(known):+.2f}" if len(known) else report.NOTHING, best])
     clips = len(judged.runs[REFERENCE])
     explained = (
         f"Spearman's rank correlation over the {clips} test clips, unlocked, between the signal and the error of the result (mean square distance to the exact "
-        "answer's latent inside the mask). Positive: a large signal goes with a bad edit. First the signal's mean logarithm over the run, then each "
-        f"step alone. Chance alone stays within +-{1.96 / np.sqrt(max(clips - 1, 1)):.2f} nineteen times of twenty; the strongest of {len(next(iter(judged.runs.values()))[0]['sigmas'])} "
+        "answer's latent inside the mask). Positive: a large signal goes with a bad edit. First the signal's mean logarithm over the run, over all clips and "
+        "as the mean over groups of one kind of edit and one mask, so that it cannot come from some kinds being harder; then each step "
+        f"alone, over all clips. Chance alone stays within +-{1.96 / np.sqrt(max(clips - 1, 1)):.2f} nineteen times of twenty; the strongest of {len(next(iter(judged.runs.values()))[0]['sigmas'])} "
         "steps is picked afterwards and so looks better than it is."
     )
-    return report.markdown(["form of the risk", "whole run", "median step", "strongest step"], lines) + "\n\n" + explained
+    return report.markdown(["form of the risk", "whole run", "among clips of one kind and mask", "median step", "strongest step"], lines) + "\n\n" + explained
 
 
 def curves(recorded: signals.Recordings) -> dict[str, dict[str, figures.Curve]]:
     """Median over clips, for the samplings at the reference's sampler and CFG."""
     chosen = [one for one in recorded.runs if _euler(one)]
     names = [name for name in signals.FORMS if name != "two noises at one level"]
-    return {name: {label(one): _median_curve(recorded.runs[one], signals.FORMS[name]) for one in chosen} for name in names}
+    return {name: {label(one): _median_curve(recorded.runs[one], recorded.values(signals.FORMS[name])[one]) for one in chosen} for name in names}
 
 
-def _median_curve(runs: list[signals.Recording], signal: signals.Signal) -> figures.Curve:
-    values = np.stack([signal(run) for run in runs])
+def _median_curve(runs: list[signals.Recording], of_runs: list[np.ndarray]) -> figures.Curve:
+    values = np.stack(of_runs)
     known = np.isfinite(values).all(0)
     return runs[0]["sigmas"][known], np.median(values[:, known], 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -66,19 +67,22 @@ FORMS: dict[str, Signal] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Recordings:
-    """All recorded runs of some cases: `runs[sampling][case index]`."""
+    """All recorded runs of some cases: `runs[sampling][case index]`; `cases` in the same order."""
 
     runs: dict[Sampling, list[Recording]]
+    cases: tuple[Case, ...] = ()
 
     @classmethod
     def read(cls, folder: Path, cases: list[Case], chosen: list[Sampling]) -> Recordings:
         """Cases that every one of `chosen` has."""
         whole = [case for case in cases if all(file_of(folder, case, one).exists() for one in chosen)]
-        return cls({one: [dict(np.load(file_of(folder, case, one))) for case in whole] for one in chosen})
+        return cls({one: [dict(np.load(file_of(folder, case, one))) for case in whole] for one in chosen}, tuple(whole))
 
+    @lru_cache(maxsize=None)
     def values(self, signal: Signal) -> dict[Sampling, list[np.ndarray]]:
+        """The signal of every run, in the order of `runs`."""
         return {one: [signal(run) for run in runs] for one, runs in self.runs.items()}
 
 
@@ -95,8 +99,8 @@ def at_levels(run: Recording, values: np.ndarray) -> np.ndarray:
 def medians_at_levels(recorded: Recordings, signal: Signal) -> dict[Sampling, np.ndarray]:
     """Per sampling the median over clips of the signal at LEVELS."""
     found = {}
-    for one, runs in recorded.runs.items():
-        rows = np.stack([at_levels(run, signal(run)) for run in runs])
+    for one, values in recorded.values(signal).items():
+        rows = np.stack([at_levels(run, own) for run, own in zip(recorded.runs[one], values)])
         found[one] = np.array([np.median(column[np.isfinite(column)]) if np.isfinite(column).any() else np.nan for column in rows.T])
     return found
 
@@ -119,7 +123,8 @@ def trace_of(run: Recording, values: np.ndarray) -> RunTrace:
 
 def suggested_taus(recorded: Recordings, signal: Signal) -> dict[Sampling, list[float]]:
     """What `calibrate` suggests for each clip; NaN where it refuses."""
-    return {one: [_tau(trace_of(run, signal(run))) for run in runs] for one, runs in recorded.runs.items()}
+    pairs = {one: zip(recorded.runs[one], values) for one, values in recorded.values(signal).items()}
+    return {one: [_tau(trace_of(run, own)) for run, own in of_one] for one, of_one in pairs.items()}
 
 
 def _tau(trace: RunTrace) -> float:
@@ -131,7 +136,8 @@ def _tau(trace: RunTrace) -> float:
 
 def mean_alphas(recorded: Recordings, signal: Signal, tau: float) -> dict[Sampling, np.ndarray]:
     """Per sampling and clip, the mean alpha over sigma where the risk is known, if tau is `tau` everywhere."""
-    return {one: np.array([_mean_alpha(run["sigmas"], signal(run), tau) for run in runs]) for one, runs in recorded.runs.items()}
+    pairs = {one: zip(recorded.runs[one], values) for one, values in recorded.values(signal).items()}
+    return {one: np.array([_mean_alpha(run["sigmas"], own, tau) for run, own in of_one]) for one, of_one in pairs.items()}
 
 
 def _mean_alpha(sigmas: np.ndarray, values: np.ndarray, tau: float) -> float:
@@ -155,15 +161,26 @@ def agreement(alphas: dict[Sampling, np.ndarray], of: Callable[[Sampling], bool]
 def clip_correlation(recorded: Recordings, signal: Signal, one: Sampling) -> float:
     """Rank correlation over clips of the signal's mean logarithm in the run with the result's error."""
     runs = recorded.runs[one]
-    means = [_mean_log(signal(run)) for run in runs]
+    means = [_mean_log(own) for own in recorded.values(signal)[one]]
     return rank_correlation(np.array(means), np.array([float(run["error"]) for run in runs]))
+
+
+def like_with_like(recorded: Recordings, signal: Signal, one: Sampling) -> float:
+    """The same among clips of one kind of edit and one mask: mean over those groups, so that it cannot come from some kinds
+    being harder than others."""
+    runs, values = recorded.runs[one], recorded.values(signal)[one]
+    groups: dict[tuple[str, str], list[int]] = {}
+    for i, case in enumerate(recorded.cases):
+        groups.setdefault((case.kind, case.mask), []).append(i)
+    means, errors = np.array([_mean_log(own) for own in values]), np.array([float(run["error"]) for run in runs])
+    return float(np.mean([rank_correlation(means[rows], errors[rows]) for rows in groups.values()]))
 
 
 def step_correlations(recorded: Recordings, signal: Signal, one: Sampling) -> np.ndarray:
     """The same at every step alone; NaN where the signal is not known."""
     runs = recorded.runs[one]
     errors = np.array([float(run["error"]) for run in runs])
-    steps = np.stack([signal(run) for run in runs])  # (clips,steps)
+    steps = np.stack(recorded.values(signal)[one])  # (clips,steps)
     return np.array([rank_correlation(column, errors) if np.isfinite(column).all() else np.nan for column in steps.T])
 
 

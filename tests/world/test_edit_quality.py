@@ -1,8 +1,11 @@
 """What the benchmark edits, what it records, and what it compares: the parts that no table shows to be wrong."""
 
+import json
+import re
 from collections import Counter
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from benchmarks.edit_quality.candidates import candidates
 from benchmarks.edit_quality.cases import BACKGROUNDS, FIRST_INDEX, KINDS, MASKS, PER_CELL, cases, succeeds
 from benchmarks.edit_quality.contenders import KV_LOCK, contenders
 from benchmarks.edit_quality.recordings import REFERENCE, file_of, samplings
+from benchmarks.edit_quality.runs import ANSWER_TRIP, ROUND_TRIP
 from benchmarks.edit_quality.task import Remembering, Sampling
 from kvlock_core import RiskSettings, calibrate
 from kvlock_diffusers.edit import EditSettings
@@ -287,3 +291,23 @@ def test_that_comparison_bites(monkeypatch):
     product_as_it_comes = EditSettings(prompt="")
     for name in ("KV-Lock, steady", "KV-Lock, no composite", "paper, full", rows.NO_LOCK):
         assert told_to_the_engine(monkeypatch, name) != (product_as_it_comes.session, product_as_it_comes.composite)
+
+
+# the committed document ------------------------------------------------------------------------------------------------
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def test_the_evidence_is_of_todays_methods_and_of_all_test_clips():
+    """Whoever adds a method or changes the cases has to run the benchmark again."""
+    runs = json.loads((DOCS / "evidence.json").read_text(encoding="utf-8"))["runs"]
+    done = {(run["case"], run["method"]) for run in runs}
+    wanted = {(case.name, name) for case in cases("test") for name in (ROUND_TRIP, ANSWER_TRIP, *(m.name for m in contenders()))}
+    assert done == wanted and len(runs) == len(wanted)
+
+
+def test_the_document_shows_every_method_and_every_picture_is_there():
+    text = (DOCS / "evidence.md").read_text(encoding="utf-8")
+    assert all(f"**{m.name}**" in text for m in contenders()) and all(f"| {m.name} |" in text for m in candidates())
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)
+    assert len(pictures) >= 4 and all((DOCS / name).stat().st_size > 10_000 for name in pictures)
