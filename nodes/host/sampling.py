@@ -31,6 +31,11 @@ from .steps import Timeline, timeline
 
 KEY = "kvlock_run"
 
+HALF_NOISY = (
+    "KV-Lock: this sampler goes on from a half-denoised latent that still carries a latent noise mask, so ComfyUI will leave "
+    "its background noisy; put Set Latent Noise Mask with a white mask between the two samplers, the lock then holds it"
+)
+
 
 def outer_sample(executor, patch, *args, **kwargs) -> Tensor:
     """Samples under the settings of `patch`, and hands the trace to its reports."""
@@ -119,6 +124,8 @@ class Run:
         elif patch.guidance is not None or patch.projection:
             events.say(patch.watchers, guidance.NOT_APPLIED)
         self._timeline = timeline(sigmas.tolist(), model.model_sampling)  # a copy: uni_pc writes into its levels
+        if self._timeline.first > 0 and not noise.any() and _keeps_something(*args[1:2]):
+            events.say(patch.watchers, HALF_NOISY)
         self.session = self._new_session(self._window_to_go_on_with(noise.device))
         return executor(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
 
@@ -187,6 +194,10 @@ class Run:
         for cond, x0 in zip(conds, predictions):
             if cond is positive and not self.session.has_predicted:
                 self.session.predicted(x0)
+
+
+def _keeps_something(denoise_mask: Tensor | None = None) -> bool:
+    return denoise_mask is not None and bool((denoise_mask < 1).any())
 
 
 class _Ahead:

@@ -158,7 +158,7 @@ def test_guidance_off_is_bit_identical_and_on_follows_the_risk_of_its_own_step(p
 
 def test_omega_reaches_other_nodes_cfg_functions_and_the_model_runs_once(pack, toy, source):
     calls, scales = [], []
-    model, report = monitored(pack, guided(pack, toy, tau=0.015), source)
+    model, report = monitored(pack, guided(pack, toy, tau=20.0), source)
     model = model.clone()
     model.set_model_sampler_post_cfg_function(lambda args: scales.append(args["cond_scale"]) or args["denoised"])
     model.set_model_unet_function_wrapper(lambda apply, args: calls.append(1) or apply(args["input"], args["timestep"], **args["c"]))
