@@ -13,10 +13,9 @@ from pathlib import Path
 
 from .candidates import candidates
 from .cases import KINDS, Case, cases
-from .contenders import BLEND, KV_LOCK, NO_LOCK, contenders
+from .contenders import NO_LOCK, contenders, quick_contenders
 from .cost import costs
 from .evidence import Evidence, write
-from .methods import Method
 from .recordings import REFERENCE, record_all, samplings
 from .report import main_table
 from .runs import read, run
@@ -25,12 +24,7 @@ from .signals import Recordings
 ROOT = Path(__file__).resolve().parents[2]
 RUNS, QUICK = Path("runs/edit_quality"), Path("output/edit_quality")
 PARTS = ("validation", "signal", "test", "cost", "document")
-QUICK_METHODS = (NO_LOCK, "SDEdit 0.7", BLEND, "FlowEdit", "paper, full", "alpha 1, all steps", "KV-Lock, no composite", KV_LOCK)
 VALIDATION_CLIPS, SIGNAL_CLIPS, COST_ROUNDS = 16, 8, 1
-
-
-def quick_methods() -> list[Method]:
-    return [method for method in contenders() if method.name in QUICK_METHODS]
 
 
 def pictured() -> list[Case]:
@@ -52,8 +46,8 @@ def main() -> None:
 def quick() -> None:
     """Each kind of edit once with a tight mask over a still background, once with a loose one over a moving one."""
     few = [case for i, case in enumerate(cases("test")[:16]) if i % 4 in (0, 3)]
-    run(few, quick_methods, QUICK / "runs.jsonl")
-    table = main_table(read(QUICK / "runs.jsonl"), [(m.name, m.group, m.note) for m in quick_methods()], NO_LOCK)
+    run(few, quick_contenders, QUICK / "runs.jsonl")
+    table = main_table(read(QUICK / "runs.jsonl"), [(m.name, m.group, m.note) for m in quick_contenders()], NO_LOCK)
     (QUICK / "report.md").write_text(table, encoding="utf-8")
     print(table)
 

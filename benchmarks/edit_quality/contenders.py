@@ -20,6 +20,14 @@ PAPER_FULL = SessionSettings(lock=PAPER_LOCK, guidance=PAPER_GUIDANCE, risk=PAPE
 DEFAULT = SessionSettings(lock=COMPOSITE_LOCK)
 
 
+#: The methods that matter most, for the short run.
+QUICK_METHODS = (NO_LOCK, "SDEdit 0.7", BLEND, "FlowEdit", "paper, full", "alpha 1, all steps", "KV-Lock, no composite", KV_LOCK)
+
+
+def quick_contenders() -> list[Method]:
+    return [method for method in contenders() if method.name in QUICK_METHODS]
+
+
 def contenders() -> list[Method]:
     return [ours(NO_LOCK, "nothing", "plain text to video with the edit's prompt", WATCH), *_others(), *_paper(), *_own()]
 

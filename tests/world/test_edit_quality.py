@@ -263,13 +263,13 @@ def test_no_name_comes_twice(make):
     assert len(set(names)) == len(names) > 20
 
 
-@pytest.mark.parametrize("chosen", [evidence.RIVALS, evidence.SHEET_METHODS, whole.QUICK_METHODS], ids=["rivals", "sheet", "quick"])
+@pytest.mark.parametrize("chosen", [evidence.RIVALS, evidence.SHEET_METHODS, rows.QUICK_METHODS], ids=["rivals", "sheet", "quick"])
 def test_whom_the_text_names_takes_part(chosen):
     assert set(chosen) <= {method.name for method in contenders()} and len(set(chosen)) == len(chosen)
 
 
 def test_the_short_run_has_all_of_its_methods_and_a_picture_shows_each_kind():
-    assert sorted(method.name for method in whole.quick_methods()) == sorted(whole.QUICK_METHODS)
+    assert sorted(method.name for method in rows.quick_contenders()) == sorted(rows.QUICK_METHODS)
     assert [case.kind for case in whole.pictured()] == list(KINDS)
 
 
