@@ -1,7 +1,7 @@
 """KV-Lock: the method of arXiv 2603.09657, free of any host. Public names only; see docs/method.md."""
 
 from .calibrate import Calibration, calibrate, target_alpha
-from .composite import LatentComposite
+from .composite import LatentComposite, keep_outside
 from .errors import (
     GridMismatchError,
     KVLockError,
@@ -95,6 +95,7 @@ __all__ = [
     "invert",
     "invert_mask",
     "is_active",
+    "keep_outside",
     "latent_mask",
     "lock_strength",
     "mask_coverage",

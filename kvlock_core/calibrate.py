@@ -7,7 +7,7 @@ import statistics
 from dataclasses import dataclass
 
 from .errors import SettingsError
-from .schedule import LockSchedule
+from .schedule import LockSchedule, lock_strength
 from .trace import RunTrace
 
 #: Relative width at which the search for tau stops.
@@ -74,7 +74,7 @@ def _tau_for(acting: list[tuple[float, float]], lock: LockSchedule, mean_alpha: 
     path = sum(length for _, length in acting)
 
     def mean_at(tau: float) -> float:
-        return sum(min(max(risk / tau, lock.floor), lock.ceiling) * length for risk, length in acting) / path
+        return sum(lock_strength(risk, tau, lock.floor, lock.ceiling) * length for risk, length in acting) / path
 
     most = max(risk for risk, _ in acting)
     low, high = most * 1e-9, most / (mean_alpha * 1e-3)

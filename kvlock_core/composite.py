@@ -10,6 +10,12 @@ from .errors import GridMismatchError
 from .invert import SourcePath
 
 
+def keep_outside(new: Tensor, source: Tensor, edit: Tensor) -> Tensor:
+    """`edit * new + (1 - edit) * source` (M10): latents (B,C,T,h,w) that are the source's outside `edit` (T,h,w)."""
+    edit = edit.to(new)
+    return edit * new + (1 - edit) * source.to(new)
+
+
 @dataclass(frozen=True, eq=False)
 class LatentComposite:
     """Keeps the latent outside `edit` (T,h,w; 1 = may change) on the source's `path` (M10).
@@ -32,16 +38,12 @@ class LatentComposite:
 
     def noisy(self, latents: Tensor, step: int, sigma: float) -> Tensor:
         """`edit * latents + (1 - edit) * z_src(sigma)`: what the model sees at `sigma`."""
-        return self._outside(latents, self.path.at(step, sigma))
+        return keep_outside(latents, self.path.at(step, sigma), self.edit)
 
     def clean(self, x0: Tensor) -> Tensor:
         """`edit * x0 + (1 - edit) * z_src`: what the sampler takes for the prediction."""
-        return self._outside(x0, self.z_src)
+        return keep_outside(x0, self.z_src, self.edit)
 
     def velocity(self, velocity: Tensor, latents: Tensor, sigma: float) -> Tensor:
         """The velocity that leads to `clean(x0)`, for samplers that work on velocities; `sigma` > 0."""
         return (latents - self.clean(latents - sigma * velocity)) / sigma
-
-    def _outside(self, new: Tensor, source: Tensor) -> Tensor:
-        edit = self.edit.to(new)
-        return edit * new + (1 - edit) * source.to(new)

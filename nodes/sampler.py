@@ -2,9 +2,9 @@
 
 from comfy_api.latest import io
 
-from .host.ksampler import SAMPLERS, SCHEDULERS, sample
 from ..kvlock_core import COMPOSITE_LOCK
 from .host.composite import composited
+from .host.ksampler import SAMPLERS, SCHEDULERS, sample
 from .host.patch import patched
 from .host.report import Report
 from .inputs import (

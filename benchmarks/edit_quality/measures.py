@@ -12,10 +12,6 @@ from toy.classify import look
 from .cases import succeeds
 from .task import Task
 
-#: Measures of a run, and which way is better.
-HIGHER, LOWER = +1, -1
-MEASURES = {"psnr": HIGHER, "ssim": HIGHER, "drift": LOWER, "seam": LOWER, "flicker": LOWER, "answer": HIGHER, "right": HIGHER}
-
 
 def measure(task: Task, frames: Tensor) -> dict:
     """`frames` (F,H,W,3) of an edit. drift, seam, flicker in 1/255; psnr and answer in dB; right is 0 or 1.

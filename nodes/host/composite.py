@@ -6,7 +6,7 @@ import comfy.utils
 from einops import rearrange
 from torch import Tensor
 
-from ...kvlock_core import GridMismatchError
+from ...kvlock_core import GridMismatchError, keep_outside
 from .source import SourceHandle
 
 NOISE_MASK = "noise_mask"
@@ -26,7 +26,7 @@ def composited(latent: dict, source: SourceHandle) -> dict:
             "width, height and number of frames, or switch keep_background off"
         )
     edit = rearrange(source.edit, "t h w -> 1 1 t h w").to(samples)
-    kept = edit * samples + (1 - edit) * source.samples.to(samples)
+    kept = keep_outside(samples, source.samples, source.edit)
     return {**latent, "samples": kept, NOISE_MASK: edit * _brought(latent, samples)}
 
 
