@@ -1,8 +1,12 @@
 """KV-Lock: the method of arXiv 2603.09657, free of any host. Public names only; see docs/method.md."""
 
+from .budget import SOURCE_MODES, Budgets, Estimate, RunShape
+from .cachefile import load_cache, save_cache
 from .calibrate import Calibration, calibrate, target_alpha
+from .codec import CODECS, Codec, codec
 from .composite import LatentComposite, keep_outside
 from .errors import (
+    CacheFileError,
     GridMismatchError,
     KVLockError,
     MaskError,
@@ -12,10 +16,12 @@ from .errors import (
     SessionError,
     SettingsError,
     SourceError,
+    StoreError,
     TraceError,
 )
 from .fuse import fuse
 from .guidance import guide, s_star
+from .identity import Moment, SourceIdentity, SourceKey, fingerprint, weights_fingerprint
 from .invert import FreshNoisePath, NoisedPath, SourcePath, TrajectoryPath, draw, invert, noised, seed_of_step
 from .metrics import (
     Fidelity,
@@ -41,26 +47,38 @@ from .schedule import (
 )
 from .session import LockSession
 from .settings import SessionSettings
-from .source import InStep, Lockstep, SourceKV
-from .tokens import grow_mask, invert_mask, latent_mask, mask_coverage, token_mask
+from .source import InStep, Lockstep, SourceKV, Stored
+from .store import KVStore
+from .supply import RunSource, SourceSettings, locked_blocks, locked_schedule, source_mode
+from .tiers import DiskTier, MemoryTier
+from .tokens import grow_mask, invert_mask, latent_mask, lockable_positions, mask_coverage, token_mask
 from .trace import RunTrace
 from .types import PAPER_RISK, RiskSettings, Site, StepPlan, StepRecord
 
 __all__ = [
+    "Budgets",
+    "CODECS",
     "COMPOSITE_LOCK",
+    "CacheFileError",
     "Calibration",
+    "Codec",
+    "DiskTier",
+    "Estimate",
     "Fidelity",
     "FreshNoisePath",
     "GridMismatchError",
     "GuidanceSchedule",
     "InStep",
     "KVLockError",
+    "KVStore",
     "LatentComposite",
     "LockSchedule",
     "LockSession",
     "Lockstep",
     "MaskError",
+    "MemoryTier",
     "MetricError",
+    "Moment",
     "NoisedPath",
     "NonFiniteError",
     "PAPER_GUIDANCE",
@@ -68,25 +86,35 @@ __all__ = [
     "PAPER_RISK",
     "RiskSettings",
     "RiskWindow",
+    "RunShape",
+    "RunSource",
     "RunTrace",
+    "SOURCE_MODES",
     "ScheduleError",
     "SessionError",
     "SessionSettings",
     "SettingsError",
     "Site",
     "SourceError",
+    "SourceIdentity",
     "SourceKV",
+    "SourceKey",
     "SourcePath",
+    "SourceSettings",
     "StepPlan",
     "StepRecord",
+    "StoreError",
+    "Stored",
     "TraceError",
     "TrajectoryPath",
     "background_ssim",
     "calibrate",
+    "codec",
     "color_drift",
     "draw",
     "drift_slope",
     "fidelity",
+    "fingerprint",
     "flicker",
     "fuse",
     "grow_mask",
@@ -97,14 +125,21 @@ __all__ = [
     "is_active",
     "keep_outside",
     "latent_mask",
+    "load_cache",
     "lock_strength",
+    "lockable_positions",
+    "locked_blocks",
+    "locked_schedule",
     "mask_coverage",
     "noised",
     "psnr",
     "psnr_per_frame",
     "s_star",
-    "seed_of_step",
+    "save_cache",
     "seam_mismatch",
+    "seed_of_step",
+    "source_mode",
     "target_alpha",
     "token_mask",
+    "weights_fingerprint",
 ]

@@ -29,6 +29,14 @@ class SourceError(KVLockError):
     """The source keys and values cannot be had."""
 
 
+class StoreError(KVLockError):
+    """A place that keeps source K,V fails, or holds something else than what is asked for."""
+
+
+class CacheFileError(StoreError, ValueError):
+    """A file is not a cache of source K,V that we can use."""
+
+
 class SessionError(KVLockError, RuntimeError):
     """The calls of a session came in an order that has no meaning."""
 

@@ -9,12 +9,14 @@ import bisect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from .errors import GridMismatchError, NonFiniteError, ScheduleError, SettingsError, SourceError
+from .identity import fingerprint
 
 Velocity = Callable[[Tensor, float], Tensor]
 
@@ -61,6 +63,9 @@ class SourcePath(Protocol):
     def at(self, step: int, sigma: float) -> Tensor:
         """Source latent (B,C,T,h,w) at `sigma`. `step` matters only to paths that draw per step."""
 
+    def noise_key(self, step: int) -> str:
+        """A text that is the same for the same noise: with the source latent and sigma it fixes what `at` gives."""
+
 
 @dataclass(frozen=True, eq=False)
 class NoisedPath:
@@ -73,6 +78,13 @@ class NoisedPath:
     def at(self, step: int, sigma: float) -> Tensor:
         return noised(self.z_src, self.noise, sigma)
 
+    def noise_key(self, step: int) -> str:
+        return self._key
+
+    @cached_property
+    def _key(self) -> str:
+        return fingerprint(self.noise)
+
 
 @dataclass(frozen=True, eq=False)
 class FreshNoisePath:
@@ -84,6 +96,9 @@ class FreshNoisePath:
 
     def at(self, step: int, sigma: float) -> Tensor:
         return noised(self.z_src, self._draw(step), sigma)
+
+    def noise_key(self, step: int) -> str:
+        return f"draw {self.generator_seed} {step}"
 
     def _draw(self, step: int) -> Tensor:
         return draw(self.z_src.shape, seed_of_step(self.generator_seed, step)).to(self.z_src)
@@ -118,6 +133,13 @@ class TrajectoryPath:
             return self.latents[i]
         share = (self.sigmas[i - 1] - s) / (self.sigmas[i - 1] - self.sigmas[i])
         return torch.lerp(self.latents[i - 1], self.latents[i], share)
+
+    def noise_key(self, step: int) -> str:
+        return self._key
+
+    @cached_property
+    def _key(self) -> str:
+        return fingerprint(repr(self.sigmas), *self.latents)
 
     def _clamped(self, sigma: float) -> float:
         """`sigma` moved onto the nearest stored level within float32 rounding, or ScheduleError if outside."""

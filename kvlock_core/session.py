@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from .errors import GridMismatchError, MaskError, NonFiniteError, SessionError, SettingsError
-from .fuse import fuse
+from .fuse import fuse, fuse_at
 from .guidance import guide, s_star
 from .risk import RiskWindow
 from .settings import SessionSettings
-from .source import Lockstep, SourceKV, split_rows
+from .source import Given, Lockstep, SourceKV, split_rows
+from .tokens import lockable_positions
 from .trace import RunTrace, plain
-from .types import RiskSettings, Site, StepPlan, StepRecord
+from .types import SOURCE_ROW, RiskSettings, Site, StepPlan, StepRecord
 
 _log = logging.getLogger("kvlock")
 
@@ -25,7 +26,7 @@ class LockSession:
 
     `edit` (T,h,w) latent edit mask: where risk is measured. `tokens` (L,) token edit mask: what stays free (M1). Each
     may be None if nothing needs it. `steps` of the whole run, `omega0` the sampler's CFG scale, `source` the source
-    mode, by default Lockstep(). One session is one run: make a new one for the next. A run that continues another one,
+    mode, by default Lockstep(), or an object that only has `provide`. One session is one run: make a new one for the next. A run that continues another one,
     e.g. with a second model, is given its `window`; it must have been made with the same risk settings. Raises
     SettingsError, MaskError.
     """
@@ -43,10 +44,12 @@ class LockSession:
     ):
         _check_masks(settings, steps, edit, tokens)
         self.settings, self.steps, self.omega0 = settings, steps, float(omega0)
-        self._source = Lockstep() if source is None else source
+        self._source = _source_of(source)
         self._edit = edit if settings.risk.region == "edit" else None
         self._lock = None if tokens is None else 1.0 - tokens.to(torch.float32)
         self._has_lock = self._lock is not None and bool((self._lock > 0).any())
+        self._positions = None if tokens is None else lockable_positions(tokens)
+        self._source.use(self._positions)
         self._lock_is_hard = self._lock is not None and bool(((self._lock == 0) | (self._lock == 1)).all())
         self.window = RiskWindow.of(settings.risk, steps) if window is None else _checked_window(window, settings.risk, steps)
         self._open: StepRecord | None = None
@@ -69,8 +72,10 @@ class LockSession:
         active = acting is not None and acting.is_active(step, self.steps)
         alpha = 0.0 if lock is None else lock.alpha(step, self.steps, self.window.risk)
         needs_source = alpha > 0.0 and self._has_lock
-        self._plan = StepPlan(int(step), float(sigma), active, alpha, needs_source)
-        self._open = StepRecord(**asdict(self._plan), risk=None, omega=None, s_star=None)
+        if needs_source:
+            self._source.begin(int(step), float(sigma))
+        self._plan = StepPlan(int(step), float(sigma), active, alpha, needs_source, self._source.supply if needs_source else "none")
+        self._open = StepRecord(int(step), float(sigma), active, None, alpha, None, None, needs_source)
         self._weight = self._step_weight() if needs_source else None
         self._has_predicted = self._has_guided = False
         return self._plan
@@ -79,16 +84,36 @@ class LockSession:
         """Fuse source K,V into the locked rows of one self-attention call (M3, M4).
 
         `key`, `value` (batch,heads,L,dim) after norm and RoPE; `rows` the roles of the batch in order, e.g. ("cond",
-        "uncond", "source"), each batch/len(rows) wide. Returns new tensors, or the very same objects when this call is
-        not locked. Raises SessionError, GridMismatchError, SourceError.
+        "uncond", "source"), each batch/len(rows) wide; ("source",) alone only records. Returns new tensors, or the very same
+        objects when this call is not locked. Raises SessionError, GridMismatchError, SourceError, StoreError.
         """
         self._require_open("attention")
-        locked = [i for i, row in enumerate(rows) if row in self.settings.rows]
-        if not (self._plan.needs_source and locked and self.settings.locks_block(site.block)):
+        if not (self._plan.needs_source and self.settings.locks_block(site.block)):
             return key, value
         self._check_grid(site, key, value)
+        if rows == (SOURCE_ROW,):
+            self._source.record(site, key, value)
+            return key, value
+        locked = [i for i, row in enumerate(rows) if row in self.settings.rows]
+        if not locked:
+            return key, value
+        self._move_to(key.device)
         k_src, v_src = self._source.provide(site, key, value, rows)
         return self._fused(key, k_src, rows, locked), self._fused(value, v_src, rows, locked)
+
+    @property
+    def supply(self) -> str:
+        """How the next model call of the open step gets source K,V (`types.SUPPLIES`): as planned, or "kept" as soon as the
+        source came by and was kept, as for a second call of the same step."""
+        return self._source.supply if self._plan is not None and self._plan.needs_source else "none"
+
+    def hold(self) -> None:
+        """The host will call the model again in this step, for other rows: keep what the source gives in the next call."""
+        self._source.hold()
+
+    def close(self) -> None:
+        """The run is over, well or not: the source mode lets go of what it held for it."""
+        self._source.close()
 
     def predicted(self, x0: Tensor) -> float | None:
         """Report the conditional prediction (B,C,T,h,w) of the clean clip; returns the risk, None if unknown (M5).
@@ -145,6 +170,8 @@ class LockSession:
         self._require_open("end")
         if self.settings.needs_risk and not self._has_predicted:
             raise SessionError(f"step {self._open.step} ended without predicted(x0); a risk schedule needs it")
+        if self._plan.needs_source:
+            self._source.end()
         record, self._open, self._plan, self._weight = self._open, None, None, None
         self._done.append(record)
         return record
@@ -178,14 +205,20 @@ class LockSession:
             )
 
     def _fused(self, new: Tensor, source: Tensor, rows: tuple[str, ...], locked: list[int]) -> Tensor:
-        self._weight = self._weight.to(new.device)  # moves once per step at most
         out = torch.empty_like(new)
         for i, (row, fused) in enumerate(zip(split_rows(new, rows), split_rows(out, rows))):
-            if i in locked:
+            if i not in locked:
+                fused.copy_(row)
+            elif source.shape[2] == row.shape[2]:
                 fuse(row, source, self._weight, out=fused)
             else:
-                fused.copy_(row)
+                fuse_at(row, source, self._weight[self._positions], self._positions, out=fused)
         return out
+
+    def _move_to(self, device: torch.device) -> None:
+        """Weights and positions go where K,V are; nothing happens where they are there."""
+        self._weight = self._weight.to(device)
+        self._positions = None if self._positions is None else self._positions.to(device)
 
     def _pushed(self, x0: Tensor) -> float | None:
         try:
@@ -202,6 +235,12 @@ class LockSession:
         """A lock that rests (alpha 0, or nothing to lock) leaves guidance alone too."""
         acts = self._plan.active if self.settings.lock is None else self._plan.needs_source
         return self.settings.projection and acts
+
+
+def _source_of(source: SourceKV | None) -> SourceKV:
+    if source is None:
+        return Lockstep()
+    return source if isinstance(source, SourceKV) else Given(source)
 
 
 def _checked_window(window: RiskWindow, risk: RiskSettings, steps: int) -> RiskWindow:

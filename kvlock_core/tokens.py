@@ -146,3 +146,10 @@ def _dilate(mask: Tensor, radius: int) -> Tensor:
         target, moved = (grown[:, dy:], bar[:, : height - dy]) if dy >= 0 else (grown[:, :dy], bar[:, -dy:])
         torch.maximum(target, moved, out=target)
     return grown
+
+
+def lockable_positions(tokens: Tensor) -> Tensor | None:
+    """Positions (n,) of the tokens that a lock can reach, those of `tokens` (L,) below 1; None where that is all of them."""
+    if bool((tokens < 1).all()):
+        return None
+    return (tokens < 1).nonzero().squeeze(1)

@@ -14,6 +14,10 @@ EDITABLE_FROM = 0.5
 LOCKABLE_ROWS = ("cond", "uncond")
 SOURCE_ROW = "source"
 
+#: How a locked step gets the source's K,V: as one more row of its batch, in a call of its own before the others, or from
+#: what was kept; "none" in a step that does not lock.
+SUPPLIES = ("none", "row", "apart", "kept")
+
 REGIONS = ("edit", "all")
 
 #: "rate": variance of the prediction over the variance of sigma in the same window (ours); "variance": the paper's.
@@ -84,13 +88,18 @@ PAPER_RISK = RiskSettings(window=10, form="variance")
 
 @dataclass(frozen=True)
 class StepPlan:
-    """What `LockSession.begin` decided. `needs_source` False: this step must not pay for a source pass."""
+    """What `LockSession.begin` decided.
+
+    `needs_source` False: this step does not lock and must not pay for a source pass. `supply` of SUPPLIES: whether it must
+    run one, and how.
+    """
 
     step: int
     sigma: float
     active: bool
     alpha: float
     needs_source: bool
+    supply: str = "none"
 
 
 @dataclass(frozen=True)

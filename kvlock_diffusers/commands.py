@@ -5,12 +5,26 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from torch import Tensor
 from tqdm import tqdm
 
-from kvlock_core import KVLockError, LockSchedule, calibrate as tau_for, mask_coverage, target_alpha
+from kvlock_core import (
+    KVLockError,
+    KVStore,
+    LockSchedule,
+    SourceSettings,
+    calibrate as tau_for,
+    load_cache,
+    mask_coverage,
+    save_cache,
+    target_alpha,
+)
+from kvlock_core.budget import in_words
 
 from .demo import FILES, case, check_outputs, run_demo
 from .edit import EditSettings, edit_clip, plan_fit, prepared_mask
@@ -57,14 +71,41 @@ def edit(options: argparse.Namespace) -> None:
     check_output(options.out, options.overwrite)
     if options.trace is not None:
         check_output(options.trace, options.overwrite, suffixes=(".json",))
+    if options.save_cache is not None:
+        check_output(options.save_cache, options.overwrite, suffixes=(".safetensors",))
     settings = edit_settings(options)
     model, video, mask = inputs(options, settings)
     fit = plan_fit(model, video.frames, options.fit)
-    result = edit_clip(model, video.frames, mask, settings, fit=fit, progress=bar("edit"))
-    write_video(options.out, result.frames, video.fps)
-    if options.trace is not None:
-        options.trace.write_text(result.trace.to_json(), encoding="utf-8")
+    with store_for(options, settings.source, model) as store:
+        result = edit_clip(model, video.frames, mask, settings, fit=fit, store=store, tell=tell, progress=bar("edit"))
+        write_video(options.out, result.frames, video.fps)
+        if options.trace is not None:
+            options.trace.write_text(result.trace.to_json(), encoding="utf-8")
+        if result.source_summary:
+            tell(result.source_summary)
+        if options.save_cache is not None:
+            tell(f"{options.save_cache}: {in_words(save_cache(store, options.save_cache))}")
     sys.stdout.write(f"{options.out}\n")
+
+
+@contextmanager
+def store_for(options: argparse.Namespace, source: SourceSettings, model: VideoModel) -> Iterator[KVStore | None]:
+    """What keeps source K,V beyond the run: a file that was saved, a new store where the mode asks for one, or nothing."""
+    folder = tempfile.gettempdir()
+    if options.load_cache is not None:
+        store = load_cache(options.load_cache, source.tiers(model.device, folder))
+    else:
+        store = source.new_store(model.device, folder) if source.mode == "stored" else None
+    try:
+        yield store
+    finally:
+        if store is not None:
+            store.close()
+
+
+def tell(line: str) -> None:
+    """A line for the user, beside the progress bar."""
+    tqdm.write(f"kvlock: {line}", file=sys.stderr)
 
 
 def calibrate(options: argparse.Namespace) -> None:

@@ -11,23 +11,29 @@ from torch import Tensor
 from kvlock_core import (
     COMPOSITE_LOCK,
     FreshNoisePath,
+    KVStore,
     LatentComposite,
     LockSession,
     NoisedPath,
     RunTrace,
     SessionSettings,
     SettingsError,
+    SourceKV,
     SourcePath,
+    SourceSettings,
+    Stored,
     draw as gaussian,
     grow_mask,
     invert,
     invert_mask,
     latent_mask,
+    source_mode,
     token_mask,
 )
 
 from .engine import Progress, Texts, make_scheduler, sample, velocity_of
 from .fit import Fit
+from .keeping import SourceRun, row_seconds
 from .models import VideoModel
 
 SOURCE_NOISES = ("own", "shared", "fresh")
@@ -56,6 +62,7 @@ class EditSettings:
     invert: bool = False
     composite: bool = True
     session: SessionSettings = field(default_factory=lambda: SessionSettings(lock=COMPOSITE_LOCK))
+    source: SourceSettings = SourceSettings()
 
     def __post_init__(self):
         for name, value, known in (
@@ -69,12 +76,16 @@ class EditSettings:
 
 @dataclass(frozen=True, eq=False)
 class EditResult:
-    """`frames` (F,H,W,3) in [0,1] of the source's own size; `path_error` of the source path (0 for the noised one)."""
+    """`frames` (F,H,W,3) in [0,1] of the source's own size; `path_error` of the source path (0 for the noised one).
+
+    `source_summary` says what of a store was used, "" without one.
+    """
 
     frames: Tensor
     latents: Tensor
     trace: RunTrace
     path_error: float
+    source_summary: str = ""
 
 
 def edit_clip(
@@ -85,12 +96,15 @@ def edit_clip(
     *,
     fit: Fit | None = None,
     z_src: Tensor | None = None,
+    store: KVStore | None = None,
+    tell: Callable[[str], None] | None = None,
     progress: Progress | None = None,
 ) -> EditResult:
     """Edits `frames` (F,H,W,3) in [0,1] where `mask` (F,H,W) is 1, and gives them back at their own size.
 
-    `fit` and `z_src` (the fitted clip's latent) may be given where several edits of one clip share them. Raises
-    FitError, ClipTooShortError, and what the session and the engine raise.
+    `fit` and `z_src` (the fitted clip's latent) may be given where several edits of one clip share them; so may `store`,
+    which keeps the source's K,V for the next. `tell` gets the estimate before the run, for which one block is timed, and what
+    a user should know of the store. Raises FitError, ClipTooShortError, and what the session and the engine raise.
     """
     fit = fit or plan_fit(model, frames)
     edit = latent_edit_mask(model, fit.apply_mask(prepared_mask(mask, settings)))
@@ -99,7 +113,8 @@ def edit_clip(
     texts = embed(model, settings)
     noise = draw(z_src, settings.seed)
     path = source_path(model, z_src, noise, texts, scheduler, settings)
-    session = new_session(model, edit, settings)
+    source = _source(model, z_src, path, texts, scheduler, edit, settings, store, tell)
+    session = new_session(model, edit, settings, source)
     start = noise if settings.source_path == "noised" else path.at(0, float(scheduler.sigmas[0]))
     latents = sample(
         model.transformer,
@@ -113,7 +128,8 @@ def edit_clip(
         progress=progress,
     )
     edited = fit.restore(model.decode(latents), frames)
-    return EditResult(edited, latents, session.trace, path.reconstruction_error)
+    summary = source.summary if isinstance(source, Stored) else ""
+    return EditResult(edited, latents, session.trace, path.reconstruction_error, summary)
 
 
 def plan_fit(model: VideoModel, frames: Tensor, rule: str = "pad") -> Fit:
@@ -154,10 +170,26 @@ def draw(like: Tensor, seed: int) -> Tensor:
     return gaussian(like.shape, seed).to(like.device)
 
 
-def new_session(model: VideoModel, edit: Tensor, settings: EditSettings) -> LockSession:
+def new_session(model: VideoModel, edit: Tensor, settings: EditSettings, source: SourceKV | None = None) -> LockSession:
     """A session for one run; `edit` (T,h,w) latent edit mask."""
     tokens = token_mask(edit, model.patch)
-    return LockSession(settings.session, steps=settings.steps, edit=edit, tokens=tokens, omega0=cfg_of(model, settings))
+    return LockSession(
+        settings.session, steps=settings.steps, edit=edit, tokens=tokens, omega0=cfg_of(model, settings), source=source
+    )
+
+
+def _source(model, z_src, path, texts: Texts, scheduler, edit: Tensor, settings: EditSettings, store, tell) -> SourceKV | None:
+    """The source mode of the run; None where nothing is locked."""
+    if settings.session.lock is None:
+        return None
+    sigmas = scheduler.sigmas.tolist()[: settings.steps]
+    tokens = token_mask(edit, model.patch)
+    run = SourceRun(model, z_src, path, texts, settings.session, tokens, sigmas, settings.source.refresh_every)
+    if tell is None:
+        return source_mode(settings.source, run.described(), store)[0]
+    source, estimate = source_mode(settings.source, run.described(row_seconds(model, z_src, texts.cond)), store, tell)
+    tell(estimate.text)
+    return source
 
 
 def source_path(model: VideoModel, z_src: Tensor, noise: Tensor, texts: Texts, scheduler, settings: EditSettings) -> SourcePath:

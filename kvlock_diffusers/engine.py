@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from torch import Tensor, nn
 
-from kvlock_core import GridMismatchError, LatentComposite, LockSession, SettingsError, SourcePath
+from kvlock_core import GridMismatchError, LatentComposite, LockSession, SettingsError, SourcePath, locked_blocks
 
 from .adapter import Rider, riding
 
@@ -68,12 +68,13 @@ def sample(
     `session` decides per step how to lock and to guide; `source` gives the source latent at a noise level and is needed
     as soon as a step locks. `cfg` is the scale without a session; with one, the session's omega0 counts. `composite`
     keeps background latents on the source's path (M10).
-    `progress(done, steps)` is called after every step. Raises whatever the session raises, GridMismatchError.
+    `progress(done, steps)` is called after every step. The session is closed at the end, well or not. Raises whatever the
+    session raises, GridMismatchError.
     """
     if source is None and session is not None and session.settings.lock is not None:
         raise SettingsError("a session with a lock needs the source; pass source=NoisedPath(z_src, noise)")
     latents, steps = noise, len(scheduler.timesteps)
-    with riding(transformer, session) if session is not None else nullcontext() as rider:
+    with _run_of(session), _watched(transformer, session) as rider:
         for step, t in enumerate(scheduler.timesteps):
             sigma = float(scheduler.sigmas[step])
             latents = latents if composite is None else composite.noisy(latents, step, sigma)
@@ -92,10 +93,14 @@ def _watched_velocity(rider: Rider, transformer, latents, t, texts, step, sigma,
     """One step under the session's eyes: begin, predict, report x0, guide, end."""
     session = rider.session
     plan = session.begin(step, sigma)
-    if plan.needs_source:
-        cond, uncond = _locked_pair(rider, transformer, latents, t, texts, source.at(step, sigma))
-    else:
+    if plan.supply == "none":
         cond, uncond = _pair(transformer, latents, t, texts)
+    elif plan.supply == "row":
+        cond, uncond = _riding_pair(rider, transformer, latents, t, texts, source.at(step, sigma))
+    else:
+        if plan.supply == "apart":
+            _run_source(rider, transformer, latents, t, texts, source.at(step, sigma))
+        cond, uncond = _kept_pair(rider, transformer, latents, t, texts)
     session.predicted(latents - sigma * cond)
     velocity = session.guide(cond, uncond)
     session.end()
@@ -113,19 +118,56 @@ def _pair(transformer, latents: Tensor, t: Tensor, texts: Texts) -> tuple[Tensor
     return cond, None if texts.uncond is None else velocity_of(transformer, latents, t, texts.uncond)
 
 
-def _locked_pair(rider: Rider, transformer, latents, t, texts: Texts, z_src: Tensor) -> tuple[Tensor, Tensor | None]:
+def _riding_pair(rider: Rider, transformer, latents, t, texts: Texts, z_src: Tensor) -> tuple[Tensor, Tensor | None]:
     """The same two with the source as one more row of the same call (lockstep)."""
+    rows = ("cond", "source") if texts.uncond is None else ("cond", "uncond", "source")
+    z_src = _checked_source(z_src, latents)
+    batch = torch.cat([z_src if role == "source" else latents for role in rows])
+    words = torch.cat([texts.row(role).expand(len(latents), -1, -1) for role in rows])
+    with rider.carrying(rows, len(latents)):
+        velocities = velocity_of(transformer, batch, t, words).chunk(len(rows))
+    return velocities[0], None if texts.uncond is None else velocities[1]
+
+
+def _run_source(rider: Rider, transformer, latents, t, texts: Texts, z_src: Tensor) -> None:
+    """The source alone, as far as its K,V are needed."""
+    with rider.carrying(("source",), len(latents)):
+        velocity_of(transformer, _checked_source(z_src, latents), t, texts.row("source"))
+
+
+def _kept_pair(rider: Rider, transformer, latents, t, texts: Texts) -> tuple[Tensor, Tensor | None]:
+    """The same two in calls of their own, locked to K,V that are kept."""
+    with rider.carrying(("cond",), len(latents)):
+        cond = velocity_of(transformer, latents, t, texts.cond)
+    if texts.uncond is None:
+        return cond, None
+    with rider.carrying(("uncond",), len(latents)):
+        return cond, velocity_of(transformer, latents, t, texts.uncond)
+
+
+def _checked_source(z_src: Tensor, latents: Tensor) -> Tensor:
     if z_src.shape != latents.shape:
         raise GridMismatchError(
             f"source latent {tuple(z_src.shape)} and edit latent {tuple(latents.shape)} differ; "
             "edit the source at its own size and length"
         )
-    rows = ("cond", "source") if texts.uncond is None else ("cond", "uncond", "source")
-    batch = torch.cat([z_src.to(latents) if role == "source" else latents for role in rows])
-    words = torch.cat([texts.row(role).expand(len(latents), -1, -1) for role in rows])
-    with rider.carrying(rows):
-        velocities = velocity_of(transformer, batch, t, words).chunk(len(rows))
-    return velocities[0], None if texts.uncond is None else velocities[1]
+    return z_src.to(latents)
+
+
+def _watched(transformer: nn.Module, session: LockSession | None) -> AbstractContextManager[Rider | None]:
+    if session is None:
+        return nullcontext()
+    locks = session.settings.lock is not None
+    return riding(transformer, session, locked_blocks(session.settings, len(transformer.blocks))[-1] if locks else None)
+
+
+@contextmanager
+def _run_of(session: LockSession | None) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if session is not None:
+            session.close()
 
 
 def velocity_of(transformer: nn.Module, latents: Tensor, t: Tensor, words: Tensor) -> Tensor:

@@ -6,7 +6,17 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from kvlock_core import COMPOSITE_LOCK, GuidanceSchedule, LockSchedule, RiskSettings, SessionSettings
+from kvlock_core import (
+    CODECS,
+    COMPOSITE_LOCK,
+    SOURCE_MODES,
+    Budgets,
+    GuidanceSchedule,
+    LockSchedule,
+    RiskSettings,
+    SessionSettings,
+    SourceSettings,
+)
 from kvlock_core.schedule import KINDS
 from kvlock_core.types import REGIONS, RISK_FORMS
 
@@ -16,7 +26,7 @@ from .fit import RULES
 from .loading import DTYPES, TOY
 from .toyworld import COLORS, SHAPES
 
-GUIDANCE, RISK, EDIT = GuidanceSchedule(), RiskSettings(), EditSettings(prompt="")
+GUIDANCE, RISK, EDIT, SOURCE = GuidanceSchedule(), RiskSettings(), EditSettings(prompt=""), SourceSettings()
 OFF = "off"
 LOCKED_ROWS = {"both": ("cond", "uncond"), "cond": ("cond",), "uncond": ("uncond",)}
 
@@ -85,6 +95,8 @@ def _add_output(command: argparse.ArgumentParser) -> None:
     group.add_argument("--out", type=Path, required=True, help="the edited clip, .mp4")
     group.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     group.add_argument("--trace", type=Path, help="also write what happened at every step, .json")
+    group.add_argument("--save-cache", type=Path, help="also write the source's K,V, .safetensors, for later edits of this clip")
+    group.add_argument("--load-cache", type=Path, help="use K,V that an earlier edit of this clip saved")
 
 
 def _add_sampling(command: argparse.ArgumentParser) -> None:
@@ -105,6 +117,13 @@ def _add_source(command: argparse.ArgumentParser) -> None:
     group.add_argument("--source-noise", choices=SOURCE_NOISES, default=EDIT.source_noise,
                        help="for 'noised': a draw of its own, the edit's, or a fresh one a step")  # fmt: skip
     group.add_argument("--source-seed", type=int, default=EDIT.source_seed, help="of the source's noise")
+    group.add_argument("--source-mode", choices=SOURCE_MODES, default=SOURCE.mode,
+                       help="lockstep: one more batch row; in_step: a call of its own, K,V kept for the step; stored: kept for later "
+                       "edits of the clip; auto: by the free memory")  # fmt: skip
+    group.add_argument("--refresh-every", type=int, default=SOURCE.refresh_every, help="run the source in every so-many-th locked step")
+    group.add_argument("--cache-format", choices=CODECS, default=SOURCE.codec, help="of K,V that are kept; same: as computed")
+    for name, meaning in (("device", "on the device"), ("memory", "in the computer's memory"), ("disk", "on the disk")):
+        group.add_argument(f"--cache-{name}-gb", type=float, default=getattr(SOURCE.budgets, name) / 1e9, help=f"most of what is kept {meaning}")
 
 
 def _add_lock(command: argparse.ArgumentParser) -> None:
@@ -149,6 +168,7 @@ def edit_settings(options: argparse.Namespace) -> EditSettings:
         source_prompt=getattr(options, "source_prompt", None),
         negative_prompt=getattr(options, "negative_prompt", ""),
         session=session_settings(options),
+        source=source_settings(options),
         **{name: getattr(options, name) for name in SAME_NAMES},
     )
 
@@ -156,6 +176,13 @@ def edit_settings(options: argparse.Namespace) -> EditSettings:
 SAME_NAMES = (
     "steps", "cfg", "shift", "sampler", "seed", "grow", "invert", "composite", "source_path", "source_noise", "source_seed"
 )  # fmt: skip
+
+
+def source_settings(options: argparse.Namespace) -> SourceSettings:
+    """Where source K,V come from, from parsed options; a file to save to needs a run that keeps them. Raises SettingsError."""
+    budgets = Budgets(*(round(getattr(options, f"cache_{name}_gb") * 1e9) for name in ("device", "memory", "disk")))
+    saves = options.source_mode == "auto" and getattr(options, "save_cache", None) is not None
+    return SourceSettings("stored" if saves else options.source_mode, options.cache_format, options.refresh_every, budgets)
 
 
 def session_settings(options: argparse.Namespace) -> SessionSettings:

@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension
 
 from .apply import KVLockApply
+from .cache import KVLockLoadCache, KVLockSaveCache
 from .cfg_schedule import KVLockCFGSchedule
 from .invert_cache import KVLockInvertCache
 from .mask import KVLockTokenMask
@@ -20,6 +21,8 @@ class KVLockExtension(ComfyExtension):
             KVLockApply,
             KVLockTokenMask,
             KVLockReport,
+            KVLockSaveCache,
+            KVLockLoadCache,
         ]
 
 

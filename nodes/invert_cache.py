@@ -8,8 +8,10 @@ from .host import events
 from .host.composite import composited
 from .host.inversion import SOLVERS, inverted
 from .host.source import SOURCE_NOISES, make_source
+from .host.supply import kept
 from .schema import advanced, schema
 from .sockets import Source
+from .storage_inputs import storage_inputs, storage_settings
 
 NOISED = "noised"
 
@@ -21,7 +23,8 @@ class KVLockInvertCache(io.ComfyNode):
             node_id="KVLockInvertCache",
             display_name="Invert & Cache KV",
             description="Prepares the clip that you edit: its latent, what may change in it, and its way to noise. Its keys and "
-            "values are computed inside the sampler, exactly at the steps that lock; only an inversion (source_path) runs here.",
+            "values are computed inside the sampler, exactly at the steps that lock, and kept if source_mode says so; only an "
+            "inversion (source_path) runs here.",
             search_aliases=["kv lock source", "invert video", "background lock"],
             inputs=[
                 io.Model.Input("model", tooltip="The video model that will edit; tells the size of a token"),
@@ -38,6 +41,7 @@ class KVLockInvertCache(io.ComfyNode):
                 advanced(io.Combo.Input("source_path", options=[NOISED, *SOLVERS], default=NOISED,
                                         tooltip="noised: add noise, exact at any step and free; the others invert now, one or two "
                                         "model calls a step")),
+                *storage_inputs(),
             ],
             outputs=[
                 Source.Output(display_name="source", tooltip="For KV-Lock Sampler or KV-Lock (Patch Model)"),
@@ -49,8 +53,9 @@ class KVLockInvertCache(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, source_latent, edit_mask, source_conditioning=None, source_noise="own", source_seed=1,
-                sigmas=None, source_path=NOISED):  # fmt: skip
+                sigmas=None, source_path=NOISED, **storage):  # fmt: skip
         source = make_source(model, source_latent, edit_mask, source_conditioning, source_noise, source_seed)
+        source = kept(source, storage_settings(**storage), cls.hidden.unique_id)
         told = _what_may_change(source.editable_share, len(source.tokens))
         if source_path != NOISED:
             path = inverted(model, source.samples, source_conditioning, sigmas, source_path)

@@ -17,17 +17,19 @@ PACKAGES = ("kvlock_core", "kvlock_diffusers", "nodes", *EXEMPT_FROM_SIZES)
 
 FILE_LINES, NODE_FILE_LINES, FUNCTION_LINES, MEDIAN_FUNCTION_LINES = 300, 120, 45, 8
 
-#: errors <- types <- {pure mathematics} <- {sources, settings, trace, metrics} <- session; a module imports lower ones.
+#: errors <- types <- {pure mathematics, places} <- {settings, trace, metrics} <- store <- source <- session; a module imports lower ones.
 CORE_LAYERS = {
     "errors": 0,
-    "types": 1,
-    **dict.fromkeys(("tokens", "fuse", "risk", "schedule", "guidance", "invert", "codec"), 2),
-    **dict.fromkeys(("composite", "store", "source", "settings", "trace", "metrics"), 3),
-    **dict.fromkeys(("session", "calibrate"), 4),
-    "__init__": 5,
+    **dict.fromkeys(("types", "identity"), 1),
+    **dict.fromkeys(("tokens", "fuse", "risk", "schedule", "guidance", "invert", "codec", "tiers", "early_end"), 2),
+    **dict.fromkeys(("composite", "prefetch", "settings", "trace", "metrics"), 3),
+    "store": 4,
+    **dict.fromkeys(("source", "cachefile", "budget"), 5),
+    **dict.fromkeys(("session", "calibrate", "supply"), 6),
+    "__init__": 7,
 }
 #: settings hands schedules on; metrics grows masks. trace sees nothing above types. A store is what some sources keep.
-CORE_SAME_LAYER = {("source", "store")}
+CORE_SAME_LAYER: set[tuple[str, str]] = set()
 CORE_LIMITS = {"trace": {"errors", "types"}, "metrics": {"errors", "types", "tokens"}}
 CORE_THIRD_PARTY = {"torch", "einops", "safetensors", "kornia"}
 

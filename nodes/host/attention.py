@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key, copy_nested_dicts
+from einops import rearrange
 from torch import Tensor
 
-from ...kvlock_core import InStep, LockSession, Site
+from ...kvlock_core import LockSession, Site
+from ...kvlock_core.early_end import SourceIsDone, source_ends_after
 from ...kvlock_core.types import SOURCE_ROW
 from .calls import ModelCall
 from .errors import BypassedAttentionError
@@ -21,10 +24,11 @@ class LockedAttention:
 
     `rows` roles of the batch in order; `tokens` length of the clip's self-attention; `texts` lengths of the contexts of
     the same call: a cross-attention whose context is as long as the clip looks the same, but comes after self-attention.
+    `last_block` that is locked: there a call of the source alone ends.
     """
 
-    def __init__(self, session: LockSession, source: InStep, rows: tuple[str, ...], tokens: int, texts: tuple[int, ...]):
-        self.session, self.source, self.rows, self.tokens = session, source, rows, tokens
+    def __init__(self, session: LockSession, rows: tuple[str, ...], tokens: int, texts: tuple[int, ...], last_block: int):
+        self.session, self.rows, self.tokens, self.last_block = session, rows, tokens, last_block
         self.previous = None
         self.blocks_seen = 0
         self._alike_per_block = 1 + sum(length == tokens for length in texts)
@@ -32,7 +36,8 @@ class LockedAttention:
 
     def __call__(self, attend, query: Tensor, key: Tensor, value: Tensor, *args, **kwargs) -> Tensor:
         if self._is_self_attention(query, key, value, kwargs):
-            key, value = self._fused(self._site(kwargs), key, value)
+            heads = args[0] if args else kwargs["heads"]
+            key, value = self._fused(self._site(kwargs), key, value, heads)
         if self.previous is None:
             return attend(query, key, value, *args, **kwargs)
         return self.previous(attend, query, key, value, *args, **kwargs)
@@ -49,18 +54,19 @@ class LockedAttention:
         self.blocks_seen += 1
         return Site(block)
 
-    def _fused(self, site: Site, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        k, v = key.unsqueeze(1), value.unsqueeze(1)  # (B,1,L,heads*D): fusion is per token, heads may stay together
-        if self.rows == (SOURCE_ROW,):
-            if self.session.settings.locks_block(site.block):
-                self.source.record(site, k, v)
-            return key, value
+    def _fused(self, site: Site, key: Tensor, value: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+        k, v = (rearrange(x, "b l (h d) -> b h l d", h=heads) for x in (key, value))
         k, v = self.session.attention(site, k, v, self.rows)
-        return k.squeeze(1), v.squeeze(1)
+        if self.rows == (SOURCE_ROW,) and site.block == self.last_block:
+            raise SourceIsDone
+        return tuple(rearrange(x, "b h l d -> b l (h d)") for x in (k, v))
 
 
 def watched(executor, call: ModelCall, attention: LockedAttention) -> Tensor:
-    """Runs the call with `attention` in front of whatever override it carries. Raises BypassedAttentionError."""
+    """Runs the call with `attention` in front of whatever override it carries. Raises BypassedAttentionError.
+
+    The source goes no further than the last locked block; a call of the source alone gives nothing but its K,V.
+    """
     options = copy_nested_dicts(call.options)
     attention.previous = options.get(OVERRIDE)
     options[OVERRIDE] = attention
@@ -68,11 +74,18 @@ def watched(executor, call: ModelCall, attention: LockedAttention) -> Tensor:
 
     def note(run_model, *args, **kwargs):
         models.append(run_model.class_obj)
-        return run_model(*args, **kwargs)
+        rows, last = attention.rows, attention.last_block
+        rides = SOURCE_ROW in rows and len(rows) > 1
+        source = len(call.x) // len(rows)
+        with source_ends_after(run_model.class_obj.blocks, last, len(call.x), source) if rides else nullcontext():
+            return run_model(*args, **kwargs)
 
     # behind all other wrappers: a cache that answers for the model (EasyCache) never gets here
     add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, note, options)
-    out = replace(call, options=options).run(executor)
+    try:
+        out = replace(call, options=options).run(executor)
+    except SourceIsDone:
+        return call.x
     for model in models:
         _check_all_blocks_came_by(model, attention, options)
     return out

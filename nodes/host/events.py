@@ -38,6 +38,13 @@ def say(nodes: tuple[str, ...], text: str) -> None:
         note(node, text)
 
 
+def inform(nodes: tuple[str | None, ...], text: str) -> None:
+    """A line that is not a warning."""
+    _log.info(text)
+    for node in nodes:
+        note(node, text)
+
+
 def _server():
     """The running server; None where ComfyUI is used as a library."""
     module = sys.modules.get("server")

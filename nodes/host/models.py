@@ -46,6 +46,12 @@ FAMILIES = (
 )
 
 
+def attention_shape(base_model) -> tuple[int, int, int]:
+    """Heads, their width, and blocks of the transformer of a known family."""
+    transformer = base_model.diffusion_model
+    return transformer.num_heads, transformer.dim // transformer.num_heads, len(transformer.blocks)
+
+
 def family_of(base_model) -> ModelFamily:
     """The family of a ComfyUI `BaseModel`. Raises UnsupportedModelError."""
     for family in FAMILIES:

@@ -2,15 +2,16 @@
 
     OUTER_SAMPLE      a `Run` hangs its hooks into this run's own copy of the options
     PREPARE_SAMPLING  the host reserves memory for the source row                         memory.py
-    SAMPLER_SAMPLE    schedule and shapes are known: the `LockSession` is made            steps.py, source.py
+    SAMPLER_SAMPLE    schedule and shapes are known: the `LockSession` is made            steps.py, source.py, supply.py
     PREDICT_NOISE     one evaluation: begin(step) ... end()
     CALC_COND_BATCH   conditional prediction, before CFG and the inpaint blend: predicted(x0)
     pre-CFG           s_star                                                              guidance.py
-    APPLY_MODEL       the source joins the batch, attention is overridden                 rows.py, attention.py
+    APPLY_MODEL       the source joins the batch or runs first, attention is overridden   rows.py, attention.py
 """
 
 from __future__ import annotations
 
+import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
@@ -21,13 +22,14 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy.sampler_helpers import convert_cond
 from torch import Tensor
 
-from ...kvlock_core import InStep, LockSession, RiskWindow, RunTrace, StepPlan, StepRecord
+from ...kvlock_core import Estimate, LockSession, RiskWindow, RunTrace, SourceKV, StepPlan, StepRecord, Stored, locked_blocks
 from . import events, guidance, memory
 from .calls import ModelCall
-from .models import family_of
+from .models import ModelFamily, attention_shape, family_of
 from .rows import SOURCE_CONDS, SourceRows
 from .source import source_path
 from .steps import Timeline, timeline
+from .supply import source_of_run
 
 KEY = "kvlock_run"
 
@@ -64,7 +66,8 @@ class Run:
         self.plan: StepPlan | None = None
         self._timeline: Timeline | None = None
         self._rows: SourceRows | None = None
-        self._kept = InStep()
+        self._source: SourceKV | None = None
+        self._estimate: Estimate | None = None
         self._ahead: _Ahead | None = None
         self._earlier: tuple[StepRecord, ...] = ()
 
@@ -90,13 +93,16 @@ class Run:
         """What outlives the run: its trace, and its risk window if noise is left for another model to go on from."""
         for report in self.patch.reports:
             report.add(samples, self.trace)
+        if isinstance(self._source, Stored):
+            events.inform((*self.patch.watchers, self.patch.source.node), self._source.summary)
         if self.patch.source is not None and not self._timeline.ends_clean:
             self.patch.source.unfinished.file(samples, self.session.window.moved_to("cpu"))
 
     def forget(self) -> None:
         """Frees every tensor, even if someone keeps this object."""
-        self.session = self._rows = self._ahead = None
-        self._kept.forget()
+        if self._source is not None:
+            self._source.close()
+        self.session = self._rows = self._ahead = self._source = None
 
     @property
     def trace(self) -> RunTrace:
@@ -106,9 +112,8 @@ class Run:
     # the host's hooks, in the order of the table above ------------------------------------------------------------------
 
     def prepare_sampling(self, executor, model, noise_shape, *args, **kwargs):
-        if self.patch.lock is not None:
-            conditions = sum(bool(conds) for name, conds in self.guider.conds.items() if name != SOURCE_CONDS)
-            noise_shape = memory.reserving(noise_shape, guidance.rows_per_clip(self.guider, conditions) + 1)
+        if self.patch.lock is not None and self.patch.source.storage.mode != "in_step":
+            noise_shape = memory.reserving(noise_shape, self._conditions() + 1)
         return executor(model, noise_shape, *args, **kwargs)
 
     def sampler_sample(self, executor, guider, sigmas, extra_args, callback, noise, *args, **kwargs):
@@ -116,9 +121,6 @@ class Run:
         if patch.source is not None:  # without one, omega and the monitor serve any video model
             family = family_of(model)
             patch.source.check(family, noise.shape)
-        if patch.lock is not None:
-            path = source_path(patch.source, model, noise)
-            self._rows = SourceRows(guider, family, tuple(noise.shape[1:]), path, self._kept, patch.watchers)
         if guidance.can_guide(guider):
             guidance.add_projection(extra_args["model_options"], lambda: self.session)
         elif patch.guidance is not None or patch.projection:
@@ -126,8 +128,14 @@ class Run:
         self._timeline = timeline(sigmas.tolist(), model.model_sampling)  # a copy: uni_pc writes into its levels
         if self._timeline.first > 0 and not noise.any() and _keeps_something(*args[1:2]):
             events.say(patch.watchers, HALF_NOISY)
+        if patch.lock is not None:
+            self._prepare_source(family, noise)
         self.session = self._new_session(self._window_to_go_on_with(noise.device))
-        return executor(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
+        began = time.perf_counter()
+        samples = executor(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
+        if self._estimate is not None:  # the next estimate of this source is in seconds too
+            patch.source.speed.row_seconds = (time.perf_counter() - began) / self._estimate.rows
+        return samples
 
     def predict_noise(self, executor, x, timestep, model_options, seed):
         sigma = float(timestep.max())
@@ -138,7 +146,6 @@ class Run:
         with self._omega(x, timestep, model_options):
             prediction = executor(x, timestep, model_options, seed)
         record = self.session.end()
-        self._kept.forget()
         events.step_done(self.patch.watchers, record, self._timeline.total, self.patch.tau)
         return prediction
 
@@ -154,6 +161,23 @@ class Run:
         if not self.plan.needs_source:
             return executor(*args, **kwargs)
         return self._rows.predict(executor, ModelCall.of(*args, **kwargs), self.session, self.plan)
+
+    # before the first evaluation ----------------------------------------------------------------------------------------
+
+    def _conditions(self) -> int:
+        """Predictions that the guider wants in every evaluation."""
+        conditions = sum(bool(conds) for name, conds in self.guider.conds.items() if name != SOURCE_CONDS)
+        return guidance.rows_per_clip(self.guider, conditions)
+
+    def _prepare_source(self, family: ModelFamily, noise: Tensor) -> None:
+        """How the source gets to its noise levels, and where its K,V come from."""
+        source, model = self.patch.source, self.guider.inner_model
+        settings = self.patch.session_settings(guidance.can_guide(self.guider))
+        last = locked_blocks(settings, attention_shape(model)[2])[-1]
+        path = source_path(source, model, noise)
+        grid = tuple(noise.shape[1:])
+        self._rows = SourceRows(self.guider, family, grid, path, last, self._conditions(), self.patch.watchers)
+        self._source, self._estimate = source_of_run(self._rows, source, settings, self._timeline, noise)
 
     # one evaluation -----------------------------------------------------------------------------------------------------
 
@@ -172,7 +196,7 @@ class Run:
             edit=None if source is None else source.edit,
             tokens=None if source is None else source.tokens,
             omega0=self.guider.cfg,
-            source=self._kept,
+            source=self._source,
             window=window,
         )
 

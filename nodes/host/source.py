@@ -10,11 +10,14 @@ from torch import Tensor
 
 from ...kvlock_core import (
     GridMismatchError,
+    KVStore,
     NonFiniteError,
     SourceError,
     SourcePath,
+    SourceSettings,
     TrajectoryPath,
     draw,
+    fingerprint as content_of,
     latent_mask,
     mask_coverage,
     seed_of_step,
@@ -30,13 +33,21 @@ SOURCE_NOISES = ("own", "shared", "fresh")
 UNFINISHED_KEPT = 2
 
 
+@dataclass
+class Speed:
+    """Seconds of one row of an evaluation, as the last run of this source measured them; None before the first."""
+
+    row_seconds: float | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class SourceHandle:
     """What "Invert & Cache KV" hands on.
 
     `samples` (1,C,T,h,w) as the VAE made it; `edit` (T,h,w) latent edit mask; `tokens` (L,) token edit mask;
     `conditioning` the source's text, None = the edit's positive. `trajectory` an inversion, in the model's own latent
-    space; None = noise is added in closed form. `unfinished` lets the second model of a run (Wan 2.2)
+    space; None = noise is added in closed form. `storage` says where K,V come from, `store` keeps them beyond a run, None =
+    nothing is kept; `node` that shows it. `unfinished` lets the second model of a run (Wan 2.2)
     go on with the first one's risk window: a few MB in the computer's memory, filed under the half-denoised latent.
     """
 
@@ -48,6 +59,10 @@ class SourceHandle:
     noise: str
     seed: int
     trajectory: TrajectoryPath | None = None
+    storage: SourceSettings = SourceSettings()
+    store: KVStore | None = None
+    node: str | None = None
+    speed: Speed = field(default_factory=Speed)
     unfinished: ByLatent = field(default_factory=lambda: ByLatent(UNFINISHED_KEPT))
 
     def __deepcopy__(self, memo) -> SourceHandle:
@@ -98,16 +113,23 @@ def _check_latent(samples: Tensor) -> None:
 
 @dataclass(frozen=True, eq=False)
 class HostPath(SourcePath):
-    """The source at a noise level, through the model's own `noise_scaling`. `draw(step)` gives noise like `z_src`."""
+    """The source at a noise level, through the model's own `noise_scaling`.
+
+    `draw(step)` gives noise like `z_src`, `named(step)` a text that is the same for the same draw.
+    """
 
     z_src: Tensor
     draw: Callable[[int], Tensor]
+    named: Callable[[int], str]
     model_sampling: object
     reconstruction_error: float = 0.0
 
     def at(self, step: int, sigma: float) -> Tensor:
         level = torch.full((1,) * self.z_src.ndim, sigma, dtype=torch.float32, device=self.z_src.device)
         return self.model_sampling.noise_scaling(level, self.draw(step), self.z_src)
+
+    def noise_key(self, step: int) -> str:
+        return self.named(step)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,13 +146,16 @@ class InvertedPath(SourcePath):
     def at(self, step: int, sigma: float) -> Tensor:
         return self.trajectory.at(step, sigma).to(self.like).expand_as(self.like)
 
+    def noise_key(self, step: int) -> str:
+        return self.trajectory.noise_key(step)
+
 
 def source_path(source: SourceHandle, base_model, noise: Tensor) -> SourcePath:
     """The path of one run; `noise` (B,C,T,h,w) is the run's own."""
     if source.trajectory is not None:
         return InvertedPath(source.trajectory, noise)
     z_src = base_model.process_latent_in(source.samples.to(noise)).expand_as(noise)
-    return HostPath(z_src, _draws(source, noise), base_model.model_sampling)
+    return HostPath(z_src, _draws(source, noise), _names(source, noise), base_model.model_sampling)
 
 
 def _draws(source: SourceHandle, noise: Tensor) -> Callable[[int], Tensor]:
@@ -145,6 +170,14 @@ def _draws(source: SourceHandle, noise: Tensor) -> Callable[[int], Tensor]:
         return lambda step: _draw(source, seed_of_step(source.seed, step), noise)
     fixed = _draw(source, source.seed, noise)
     return lambda step: fixed
+
+
+def _names(source: SourceHandle, noise: Tensor) -> Callable[[int], str]:
+    """Names for the draws of `_draws`."""
+    if source.noise == "shared":
+        shared = content_of(noise)
+        return lambda step: shared
+    return (lambda step: f"{source.seed} {step}") if source.noise == "fresh" else lambda step: f"{source.seed}"
 
 
 def _draw(source: SourceHandle, seed: int, noise: Tensor) -> Tensor:

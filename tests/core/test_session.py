@@ -31,6 +31,7 @@ from kvlock_core import (
     SettingsError,
     Site,
     SourceError,
+    StoreError,
     TrajectoryPath,
     fuse,
     latent_mask,
@@ -622,25 +623,24 @@ def test_without_a_word_a_session_only_locks():
 
 
 def test_in_step_serves_what_was_recorded_and_rides_along_where_it_can():
-    kept = InStep()
-    session = open_session(always(), source=kept)
+    session = open_session(always(), source=InStep())
     new, source = batch(2), batch(1) + 1.0
-    assert not kept.is_recorded
-    kept.record(Site(0), source, source)
-    assert kept.is_recorded
+    assert session.supply == "apart"
+    assert session.attention(Site(0), source, source, ("source",))[0] is source
+    assert session.supply == "kept"
     alone, _ = session.attention(Site(0), new, new, ("cond", "uncond"))
     together, _ = session.attention(Site(0), torch.cat([new, source]), torch.cat([new, source]), ROWS)
     assert torch.equal(alone, together[:2]) and not torch.equal(alone, new)
 
 
 def test_in_step_has_no_block_that_was_not_recorded_in_this_step():
-    kept = InStep()
-    session = open_session(always(), source=kept)
-    kept.record(Site(0), batch(1), batch(1))
-    with pytest.raises(SourceError, match="block 1 has no source"):
+    session = open_session(always(), source=InStep(), step=STEPS - 2)
+    session.attention(Site(0), batch(1), batch(1), ("source",))
+    with pytest.raises(StoreError, match="block 1"):
         session.attention(Site(1), batch(2), batch(2), ("cond", "uncond"))
-    kept.forget()
-    assert not kept.is_recorded
+    session.predicted(torch.zeros(1, C, T, H, W))
+    session.end()
+    session.begin(STEPS - 1, SIGMAS[STEPS - 1])
     with pytest.raises(SourceError, match="block 0"):
         session.attention(Site(0), batch(2), batch(2), ("cond", "uncond"))
 

@@ -133,8 +133,12 @@ def test_the_last_block_alone_is_not_the_first_alone(pack, toy, source):
     """A wrong block index would lock the same block twice."""
     first = run(locked(pack, toy, source, first_block=0, last_block=0))
     last = run(locked(pack, toy, source, first_block=5, last_block=5))
-    beyond = run(locked(pack, toy, source, first_block=6))
-    assert not torch.equal(first, last) and torch.allclose(beyond, run(toy), atol=1e-4)
+    assert not torch.equal(first, last)
+
+
+def test_blocks_that_the_model_does_not_have_are_refused(pack, toy, source):
+    with pytest.raises(ValueError, match="outside a model of 6 blocks; give blocks 0 to 5"):
+        run(locked(pack, toy, source, first_block=6))
 
 
 def test_without_cfg_the_lock_works_and_guidance_rests(pack, toy, source):

@@ -16,6 +16,8 @@ IDS = {
     "KVLockApply": "KV-Lock (Patch Model)",
     "KVLockTokenMask": "KV-Lock Mask",
     "KVLockReport": "KV-Lock Report",
+    "KVLockSaveCache": "Save KV Cache",
+    "KVLockLoadCache": "Load KV Cache",
 }
 
 
@@ -35,7 +37,10 @@ def test_every_input_is_explained_in_a_sentence(name, pack):
 
 #: Saved workflows hold widget values by position: new ones go behind these, whatever is added to a node.
 WIDGETS = {
-    "KVLockInvertCache": "source_noise source_seed source_path",
+    "KVLockInvertCache": "source_noise source_seed source_path source_mode cache_ram_gb cache_vram_gb cache_disk_gb cache_format "
+    "refresh_every",
+    "KVLockSaveCache": "filename",
+    "KVLockLoadCache": "cache_file",
     "KVLockApply": "lock_schedule start_percent end_percent alpha_ceiling alpha_floor tau locked_rows first_block last_block",
     "KVLockCFGSchedule": "omega_schedule omega_ceiling start_percent end_percent omega_floor use_s_star tau",
     "KVLockMonitor": "risk_window risk_region risk_detrend risk_normalise risk_form",

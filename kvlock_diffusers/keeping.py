@@ -1,0 +1,150 @@
+"""What the diffusers face knows of a run's source K,V: whose they are, how many, what they cost (M3)."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kvlock_core import (
+    Moment,
+    RunShape,
+    RunSource,
+    SessionSettings,
+    SourceIdentity,
+    SourcePath,
+    fingerprint,
+    lockable_positions,
+    locked_blocks,
+    locked_schedule,
+    weights_fingerprint,
+)
+
+from .engine import Texts, velocity_of
+from .models import VideoModel
+
+#: Activations of one row while a block runs, in (tokens, width) tensors: input, norm, q, k, v, attention, the wider ones of the
+#: feed-forward. Counted from the code of Wan's block.
+ROW_TENSORS = 12
+
+PROBES = 2  # the first call of a kernel is slow
+
+
+class _BlockRanError(Exception):
+    """Ends a call after its first block."""
+
+
+@dataclass(frozen=True, eq=False)
+class SourceRun:
+    """What is known of a run before it begins; `sigmas` of all its steps, `tokens` (L,) token edit mask."""
+
+    model: VideoModel
+    z_src: Tensor
+    path: SourcePath
+    texts: Texts
+    session: SessionSettings
+    tokens: Tensor
+    sigmas: list[float]
+    refresh_every: int
+
+    def described(self, row_seconds: float | None = None) -> RunSource:
+        """For `kvlock_core.source_mode`."""
+        device = self.model.device
+        return RunSource(
+            shape=self._shape(),
+            identity=self._identity,
+            moment_of=self._moments(),
+            positions=lockable_positions(self.tokens),
+            blocks=locked_blocks(self.session, self._block_count),
+            schedule=self._schedule,
+            device=device,
+            folder=tempfile.gettempdir(),
+            row_fits=self._row_bytes() < free_bytes(device),
+            row_seconds=row_seconds,
+        )
+
+    @property
+    def _block_count(self) -> int:
+        return len(self.model.transformer.blocks)
+
+    @property
+    def _schedule(self) -> list[tuple[int, float]]:
+        return locked_schedule(self.session, self.sigmas, len(self.sigmas))
+
+    def _shape(self) -> RunShape:
+        config, blocks = self.model.transformer.config, locked_blocks(self.session, self._block_count)
+        return RunShape(
+            batch=len(self.z_src), heads=config.num_attention_heads, dim=config.attention_head_dim,
+            tokens=int((self.tokens < 1).sum()), dtype=self.model.transformer.dtype, blocks=len(blocks), model_blocks=self._block_count,
+            last_block=blocks[-1], locked=len(self._schedule), evaluations=len(self.sigmas),
+            rows=1 if self.texts.uncond is None else 2, refresh_every=self.refresh_every,
+        )  # fmt: skip
+
+    def _identity(self) -> SourceIdentity:
+        net = self.model.transformer
+        config = sorted((name, value) for name, value in net.config.items() if not name.startswith("_"))
+        return SourceIdentity(
+            model=weights_fingerprint([("config", repr(config)), *net.state_dict().items()]),
+            latent=fingerprint(self.z_src),
+            grid=tuple(self.z_src.shape),
+            dtype=str(self.model.transformer.dtype),
+        )
+
+    def _moments(self):
+        text = fingerprint(self.texts.row("source"))
+        return lambda step, sigma: Moment(sigma, self.path.noise_key(step), text)
+
+    def _row_bytes(self) -> int:
+        shape = self._shape()
+        return ROW_TENSORS * len(self.tokens) * shape.heads * shape.dim * shape.dtype.itemsize * shape.batch
+
+
+def free_bytes(device: torch.device) -> float:
+    """What is free on a GPU, with what torch holds and does not use; without limit where the computer's own memory serves."""
+    if device.type != "cuda":
+        return float("inf")
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+@torch.no_grad()
+def row_seconds(model: VideoModel, latents: Tensor, words: Tensor) -> float:
+    """Seconds of one row of a step, from its first block alone: `latents` (1,C,T,h,w), `words` (1,tokens,width)."""
+    blocks = model.transformer.blocks
+    if len(blocks) < 2:
+        return _timed(lambda: velocity_of(model.transformer, latents, torch.tensor(500.0, device=model.device), words), model.device)
+    seconds = []
+    for _ in range(PROBES):
+        marks: list[float] = []
+        hooks = [
+            blocks[0].register_forward_pre_hook(lambda *_: marks.append(_now(model.device))),
+            blocks[1].register_forward_pre_hook(lambda *_: _stop(marks, model.device)),
+        ]
+        try:
+            velocity_of(model.transformer, latents, torch.tensor(500.0, device=model.device), words)
+        except _BlockRanError:
+            seconds.append(marks[1] - marks[0])
+        finally:
+            for hook in hooks:
+                hook.remove()
+    return min(seconds) * len(blocks)
+
+
+def _stop(marks: list[float], device: torch.device) -> None:
+    marks.append(_now(device))
+    raise _BlockRanError
+
+
+def _timed(call, device: torch.device) -> float:
+    begun = _now(device)
+    call()
+    return _now(device) - begun
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,85 @@
+"""The source mode of one run: chosen by what ComfyUI has free, said on the nodes before it begins (M3)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import comfy.model_management
+import folder_paths
+import torch
+from torch import Tensor
+
+from ...kvlock_core import (
+    Estimate,
+    RunShape,
+    RunSource,
+    SessionSettings,
+    SourceKV,
+    SourceSettings,
+    lockable_positions,
+    locked_blocks,
+    locked_schedule,
+    source_mode,
+)
+from . import events, memory
+from .identity import dtype_of, identity_of, moments
+from .models import attention_shape
+from .rows import SourceRows
+from .source import SourceHandle
+from .steps import Timeline
+
+
+def scratch_folder() -> Path:
+    """For tiers on disk; ComfyUI empties it."""
+    return Path(folder_paths.get_temp_directory()) / "kvlock"
+
+
+def kept(source: SourceHandle, storage: SourceSettings, node: str | None) -> SourceHandle:
+    """The source with what was chosen for its K,V, shown on `node`; with a store where the mode needs one. Raises StoreError."""
+    store = storage.new_store(device(), scratch_folder()) if storage.mode == "stored" else None
+    return replace(source, storage=storage, store=store, node=node)
+
+
+def device() -> torch.device:
+    """Where the model computes."""
+    return comfy.model_management.get_torch_device()
+
+
+def source_of_run(
+    rows: SourceRows, source: SourceHandle, settings: SessionSettings, timeline: Timeline, noise: Tensor
+) -> tuple[SourceKV, Estimate]:
+    """For a run of `noise` (B,C,T,h,w); says what was chosen, what it will keep and cost. Raises StoreError, SettingsError."""
+    nodes = (*rows.watchers, source.node)
+    run = _described(rows, source, settings, timeline, noise)
+    mode, estimate = source_mode(source.storage, run, source.store, lambda line: events.say(nodes, line))
+    events.inform(nodes, estimate.text)
+    return mode, estimate
+
+
+def _described(rows: SourceRows, source: SourceHandle, settings: SessionSettings, timeline: Timeline, noise: Tensor) -> RunSource:
+    guider, base_model = rows.guider, rows.guider.inner_model
+    _, _, count = attention_shape(base_model)
+    schedule = locked_schedule(settings, timeline.levels[:-1], timeline.total, timeline.first)
+    return RunSource(
+        shape=_shape(base_model, source, settings, noise, len(schedule), len(timeline.levels) - 1, rows.conditions),
+        identity=lambda: identity_of(guider, source, noise),
+        moment_of=moments(rows.path, rows.conds_at),
+        positions=lockable_positions(source.tokens),
+        blocks=locked_blocks(settings, count),
+        schedule=schedule,
+        device=device(),
+        folder=scratch_folder(),
+        row_fits=memory.fits(base_model, len(noise) * (rows.conditions + 1), rows.grid, {}),
+        row_seconds=source.speed.row_seconds,
+    )
+
+
+def _shape(base_model, source, settings: SessionSettings, noise: Tensor, locked: int, evaluations: int, rows: int) -> RunShape:
+    heads, dim, count = attention_shape(base_model)
+    blocks = locked_blocks(settings, count)
+    return RunShape(
+        batch=len(noise), heads=heads, tokens=int((source.tokens < 1).sum()), dim=dim, dtype=dtype_of(base_model),
+        blocks=len(blocks), model_blocks=count, last_block=blocks[-1], locked=locked, evaluations=evaluations, rows=rows,
+        refresh_every=source.storage.refresh_every,
+    )  # fmt: skip
