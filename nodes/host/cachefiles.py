@@ -55,14 +55,15 @@ def _inside(name: str) -> Path:
     """The path of a name as users give it, without the suffix or with. Raises CacheFileError for anything outside the folder."""
     folder = cache_folder().resolve()
     path = (folder / (name if name.endswith(SUFFIX) else name + SUFFIX)).resolve()
-    if not name.strip() or "\0" in name or path == folder or not path.is_relative_to(folder):
+    hidden = any(part.startswith(".") for part in Path(name).parts)
+    if not name.strip() or "\0" in name or hidden or not path.is_relative_to(folder):
         raise CacheFileError(f"{name!r} is not a name inside {folder}; use letters, digits and / for subfolders")
     return path
 
 
 def _free_path(path: Path) -> Path:
     """The path itself, or the next one with a number that is free: nothing that is there is replaced."""
-    number, free = 1, path
+    number, free = 2, path
     while free.exists():
         number, free = number + 1, path.with_name(f"{path.stem}_{number}{SUFFIX}")
     return free
