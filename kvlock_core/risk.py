@@ -38,6 +38,7 @@ class RiskWindow:
         self._count = 0
         self.risk: float | None = None  #: what the last push returned
         self._edit: Tensor | None = None
+        self._grid: tuple[int, ...] = ()  # (T,h,w) of the predictions
         self._seen: deque[tuple[float, Tensor]] = deque(maxlen=self.size)
 
     def push(self, x0: Tensor, edit: Tensor | None = None, position: float | None = None) -> float | None:
@@ -50,13 +51,29 @@ class RiskWindow:
         Raises NonFiniteError, GridMismatchError, and MaskError if the mask changes before `reset()`.
         """
         self._check(x0, edit)
-        self._edit = edit
+        self._edit, self._grid = edit, tuple(x0.shape[2:])
         # (B,C,M) in float32, and only the region: this is all the memory the window takes
         region = x0.flatten(2) if edit is None else x0[..., edit.to(x0.device) >= EDITABLE_FROM]
         self._seen.append((float(self._count if position is None else position), region.to(torch.float32, copy=True)))
         self._count += 1
         self.risk = self._value()
         return self.risk
+
+    def risk_map(self) -> Tensor | None:
+        """Where the risk comes from: the mean over batch, channels and latent frames of what `risk` averages over all (M5).
+
+        -> (h,w) in float32, NaN where no frame's cell is in the edit mask; None while the risk is unknown. Weighted by the
+        cells that each position has in the mask, its mean is the risk.
+        """
+        if self.risk is None:
+            return None
+        window = self._stacked()
+        spread = self._variance(window).mean((0, 1)) / self._scale(window) / self._per_sigma()  # (M,)
+        if self._edit is None:
+            return spread.reshape(self._grid).mean(0)
+        inside = (self._edit >= EDITABLE_FROM).to(spread.device)
+        total = spread.new_zeros(self._grid).masked_scatter(inside, spread).sum(0)
+        return total / inside.sum(0)  # 0 / 0 is NaN
 
     @classmethod
     def of(cls, settings: RiskSettings, steps: int) -> RiskWindow:
@@ -72,7 +89,7 @@ class RiskWindow:
     def moved_to(self, device: str | torch.device) -> RiskWindow:
         """A copy that goes on from here by itself, its predictions on `device`."""
         copied = RiskWindow(*self._measures_by())
-        copied._count, copied.risk, copied._edit = self._count, self.risk, self._edit
+        copied._count, copied.risk, copied._edit, copied._grid = self._count, self.risk, self._edit, self._grid
         copied._seen.extend((position, region.to(device, copy=True)) for position, region in self._seen)
         return copied
 
@@ -80,15 +97,27 @@ class RiskWindow:
         return self.size, self.detrend, self.normalise, self.form
 
     def _value(self) -> float | None:
-        window = torch.stack([region for _, region in self._seen])  # (n,B,C,M)
-        if window.numel() == 0 or len(window) < (3 if self.detrend else 2):
+        if not self._is_known():
             return None
-        s = torch.tensor([position for position, _ in self._seen], dtype=torch.float64)
-        if (self.detrend or self.form == "rate") and not s.var() > 0:
-            return None
-        variance = _around_line(window, s) if self.detrend else window.var(0).mean()
-        per_sigma = float(s.var()) if self.form == "rate" else 1.0
-        return float(variance / self._scale(window)) / per_sigma
+        window = self._stacked()
+        return float(self._variance(window).mean() / self._scale(window)) / self._per_sigma()
+
+    def _is_known(self) -> bool:
+        if self._seen[-1][1].numel() == 0 or len(self._seen) < (3 if self.detrend else 2):
+            return False
+        return not (self.detrend or self.form == "rate") or bool(self._positions().var() > 0)
+
+    def _stacked(self) -> Tensor:
+        return torch.stack([region for _, region in self._seen])  # (n,B,C,M)
+
+    def _positions(self) -> Tensor:
+        return torch.tensor([position for position, _ in self._seen], dtype=torch.float64)
+
+    def _variance(self, window: Tensor) -> Tensor:
+        return _around_line(window, self._positions()) if self.detrend else window.var(0)  # (B,C,M)
+
+    def _per_sigma(self) -> float:
+        return float(self._positions().var()) if self.form == "rate" else 1.0
 
     def _scale(self, window: Tensor) -> Tensor | float:
         if not self.normalise:
@@ -127,4 +156,4 @@ def _around_line(window: Tensor, s: Tensor) -> Tensor:
     d = window - window.mean(0)
     slope = einsum(ds, d, "n, n b c m -> b c m") / ds.square().sum()
     residual = d - einsum(ds, slope, "n, b c m -> n b c m")
-    return (residual.square().sum(0) / (len(window) - 2)).mean()
+    return residual.square().sum(0) / (len(window) - 2)

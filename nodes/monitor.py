@@ -30,6 +30,8 @@ class KVLockMonitor(io.ComfyNode):
                 ReportSocket.Output(display_name="report", tooltip="Link to KV-Lock Report, with the sampler's latent"),
             ],
             hidden=[io.Hidden.unique_id],
+            # the output carries the node's id: without this ComfyUI hands it to an equal node elsewhere, from its cache
+            not_idempotent=True,
         )
 
     @classmethod

@@ -1,10 +1,10 @@
-"""Says loudly when the ComfyUI tests did not run, also where -q or -qq hide why a test was skipped."""
+"""Says loudly when the tests that need ComfyUI, a browser or Node did not run, also where -q or -qq hide why."""
 
-HOST_TESTS = "test_host.py"
+LOUD_TESTS = ("test_host.py", "test_web_modules.py", "test_browser.py")
 
 
 def pytest_terminal_summary(terminalreporter):
     skipped = terminalreporter.stats.get("skipped", [])
-    reasons = {report.longrepr[2] for report in skipped if HOST_TESTS in report.nodeid}
+    reasons = {report.longrepr[2] for report in skipped if any(name in report.nodeid for name in LOUD_TESTS)}
     for reason in sorted(reasons):
         terminalreporter.write_line(reason.removeprefix("Skipped: "), yellow=True, bold=True)

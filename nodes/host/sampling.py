@@ -59,7 +59,7 @@ class Run:
     """State of one run; only this run's options refer to it."""
 
     def __init__(self, guider, patch, latent_image: Tensor):
-        self.guider, self.patch = guider, patch
+        self.guider, self.patch, self.name = guider, patch, events.new_run()
         source = patch.source
         self._continued: RiskWindow | None = None if source is None else source.unfinished.find(latent_image)
         self.session: LockSession | None = None
@@ -146,7 +146,7 @@ class Run:
         with self._omega(x, timestep, model_options):
             prediction = executor(x, timestep, model_options, seed)
         record = self.session.end()
-        events.step_done(self.patch.watchers, record, self._timeline.total, self.patch.tau)
+        events.step_done(self.patch.watchers, self.name, record, self._timeline.total, self.patch.tau, self.session.window)
         return prediction
 
     def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options):

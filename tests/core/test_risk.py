@@ -171,6 +171,50 @@ def test_only_the_region_is_remembered_and_nothing_of_the_caller():
     assert window.push(whole[1]) == pytest.approx(last(RiskWindow(), [draw(3)[0], whole[1]]))
 
 
+FORMS = [{}, {"detrend": True}, {"normalise": True}, {"form": "rate"}, {"detrend": True, "normalise": True, "form": "rate"}]
+SIGMAS = [0.9, 0.7, 0.6, 0.2]
+
+
+def check_map_is_the_risk_cell_by_cell(map_of, settings, edit):
+    """Each position is the risk of a window that watches that position alone, and their mean is the risk."""
+    window, x = RiskWindow(**{**settings, "normalise": False}), draw(4, seed=11)
+    last(window, x, edit, SIGMAS)
+    found, inside = map_of(window), (torch.ones(T, H, W) if edit is None else edit)
+    for y, column in [(2, 3), (0, 0), (4, 6)]:
+        alone = torch.zeros(T, H, W)
+        alone[:, y, column] = inside[:, y, column]
+        risk = last(RiskWindow(**{**settings, "normalise": False}), x, alone, SIGMAS)
+        assert found[y, column].isnan() if risk is None else float(found[y, column]) == pytest.approx(risk, rel=1e-4)
+
+
+@pytest.mark.parametrize("edit", [None, some_edit()], ids=["all", "edit"])
+@pytest.mark.parametrize("settings", FORMS, ids=str)
+def test_the_map_is_the_risk_cell_by_cell(settings, edit):
+    check_map_is_the_risk_cell_by_cell(RiskWindow.risk_map, settings, edit)
+    window = RiskWindow(**settings)
+    risk = last(window, draw(4, seed=12), edit, SIGMAS)
+    cells = torch.full((H, W), float(T)) if edit is None else edit.sum(0)
+    assert float((window.risk_map().nan_to_num() * cells).sum() / cells.sum()) == pytest.approx(risk, rel=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [lambda found: found.flip(0), lambda found: found.nan_to_num(), lambda found: found * T])
+def test_the_map_checker_bites(wrong):
+    with pytest.raises(AssertionError):
+        check_map_is_the_risk_cell_by_cell(lambda window: wrong(window.risk_map()), {}, some_edit())
+
+
+def test_the_map_is_not_known_before_the_risk_is_and_changes_nothing():
+    window, x = RiskWindow(), draw(3)
+    assert window.risk_map() is None
+    window.push(x[0])
+    assert window.risk_map() is None
+    window.push(x[1])
+    assert window.risk_map().shape == (H, W) and window.risk_map().equal(window.moved_to("cpu").risk_map())
+    assert window.push(x[2]) == last(RiskWindow(), x)
+    window.reset()
+    assert window.risk_map() is None
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_broken_prediction_is_named(value):
     window, x = RiskWindow(), draw(3)

@@ -1,10 +1,11 @@
 """A real ComfyUI server with this pack, the toy weights and the test-only nodes in a folder of its own.
 
-Standard library and aiohttp (which every ComfyUI has); it runs in ComfyUI's Python and changes nothing of the
-user's ComfyUI: nodes, models, input, output and user data all lie in the base folder.
+Standard library, and aiohttp (which every ComfyUI has) for `Events` alone: tests/browser starts a server from a Python
+without it. It changes nothing of the user's ComfyUI: nodes, models, input, output and user data all lie in the base folder.
 """
 
 import asyncio
+import importlib
 import json
 import os
 import shutil
@@ -17,8 +18,6 @@ import urllib.request
 import uuid
 from collections import deque
 from pathlib import Path
-
-import aiohttp
 
 ROOT = Path(__file__).resolve().parents[2]
 PACK, TEST_PACK = "kv-lock", "kvlock-test-nodes"
@@ -201,6 +200,7 @@ class Events:
         self._messages, self._changed = deque(), threading.Condition()
         self._loop, self._error = asyncio.new_event_loop(), None
         self._thread = threading.Thread(target=self._run, daemon=True)
+        self._aiohttp = importlib.import_module("aiohttp")
 
     def __enter__(self):
         self._thread.start()
@@ -218,15 +218,15 @@ class Events:
             self._loop.run_until_complete(self._task)
         except asyncio.CancelledError:
             pass
-        except aiohttp.ClientError as error:
+        except self._aiohttp.ClientError as error:
             self._error = error
         finally:
             self._loop.close()
 
     async def _read(self):
-        async with aiohttp.ClientSession() as session, session.ws_connect(self._url, max_msg_size=0) as ws:
+        async with self._aiohttp.ClientSession() as session, session.ws_connect(self._url, max_msg_size=0) as ws:
             async for message in ws:
-                if message.type is aiohttp.WSMsgType.TEXT:  # previews are binary
+                if message.type is self._aiohttp.WSMsgType.TEXT:  # previews are binary
                     self._keep(json.loads(message.data))
 
     def _keep(self, message):

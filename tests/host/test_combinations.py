@@ -3,7 +3,7 @@
 import pytest
 import torch
 from comfy_extras import nodes_apg, nodes_cfg, nodes_easycache, nodes_model_advanced, nodes_slg
-from world import STEPS, draw, guided, load_toy, locked, monitored, of_pack, run, sigmas_for, text
+from world import STEPS, call, draw, guided, load_toy, locked, mask, monitored, of_pack, run, sigmas_for, source_latent, text
 
 OVERRIDE = "optimized_attention_override"
 
@@ -251,7 +251,9 @@ def test_the_host_is_told_about_the_source_row(pack, toy, source, monkeypatch):
 
 
 def test_when_all_rows_do_not_fit_there_are_smaller_calls_and_the_user_is_told(pack, toy, source, monkeypatch, caplog):
-    rows, model = [], locked(pack, toy, source)
+    """The source rides with one condition and is held for the other."""
+    lockstep = call(pack["KVLockInvertCache"], model=toy, source_latent=source_latent(), edit_mask=mask(), source_mode="lockstep")[0]
+    rows, model = [], locked(pack, toy, lockstep)
     at_once = run(model)
     monkeypatch.setattr(of_pack(source, "memory"), "fits", lambda *args: False)
     inner = toy.model.diffusion_model
@@ -261,7 +263,7 @@ def test_when_all_rows_do_not_fit_there_are_smaller_calls_and_the_user_is_told(p
     finally:
         handle.remove()
     torch.testing.assert_close(split, at_once, rtol=2e-3, atol=2e-3)
-    assert rows == [2] * 2 * STEPS
+    assert rows == [2, 1] * STEPS
     assert sum("not enough free memory" in record.message for record in caplog.records) == 1
 
 

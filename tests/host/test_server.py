@@ -230,4 +230,18 @@ def test_steps_reach_the_client_that_queued(server, build):
     assert {step["node"] for step in steps} == {"watched" if "watched" in workflow else "result"}
     assert [(step["step"], step["total"]) for step in steps] == [(i, flows.STEPS) for i in range(flows.STEPS)]
     assert [step["alpha"] for step in steps] == [step["alpha"] for step in trace(entry)["steps"]]
+    assert len({step["run"] for step in steps}) == 1 and {step["prompt"] for step in steps} == {entry["prompt"][1]}
+    assert [step["heat"] is None for step in steps] == [step["risk"] is None for step in steps]
     assert other.of("kvlock.step") == []
+
+
+def test_two_equal_monitors_are_two(server, version, info):
+    """Each tells its own sampler's steps, although ComfyUI sees the same inputs on both."""
+    workflow = flows.without_video(flows.three_patches(version, info, nonce=70))
+    workflow["twin"] = workflow["watched"]
+    workflow["again"] = {**workflow["result"], "inputs": {**workflow["result"]["inputs"], "model": ["twin", 0]}}
+    workflow["kept"] = flows.node("SaveLatent", samples=["again", 0], filename_prefix="kvlock")
+    with server.events() as events:
+        server.run(workflow, events.client_id)
+        events.wait_for("execution_success")
+    assert {step["node"] for step in events.of("kvlock.step")} == {"watched", "twin"}
