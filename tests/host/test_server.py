@@ -136,7 +136,7 @@ def test_the_pack_is_copied_as_it_is_released(tmp_path):
 
 NODES = {
     f"KVLock{name}"
-    for name in ("InvertCache", "Sampler", "Apply", "CFGSchedule", "Monitor", "Report", "TokenMask")
+    for name in ("InvertCache", "Sampler", "Apply", "CFGSchedule", "Monitor", "Report", "TokenMask", "SaveCache", "LoadCache")
 }
 #: The hardest lock in every step.
 EVERYWHERE = {"start_percent": 0.0, "end_percent": 1.0, "alpha_ceiling": 1.0, "lock_schedule": "constant"}
@@ -245,3 +245,29 @@ def test_two_equal_monitors_are_two(server, version, info):
         server.run(workflow, events.client_id)
         events.wait_for("execution_success")
     assert {step["node"] for step in events.of("kvlock.step")} == {"watched", "twin"}
+
+
+def test_keys_and_values_are_saved_and_serve_another_edit(server, version, info):
+    """Record and save in one prompt; load in the next, with another seed: no source row, the same as computed anew."""
+    stored = flows.without_video(flows.one_node(version, info, nonce=70))
+    stored["held"]["inputs"]["source_mode"] = "stored"
+    stored["kept"] = flows.filled(info, "KVLockSaveCache", source=["held", 0], latent=["result", 0], filename="demo")
+    server.run(stored)
+    loaded = flows.without_video(flows.one_node(version, server.object_info(), nonce=71))
+    loaded["result"]["inputs"]["seed"] = 99
+    loaded["again"] = flows.node("KVLockLoadCache", source=["held", 0], cache_file="demo.safetensors")
+    loaded["result"]["inputs"]["source"] = ["again", 0]
+    entry = server.run(loaded)
+    assert "source K,V of 3 of 3 locked steps were kept" in server.log_text()
+    fresh = flows.without_video(flows.one_node(version, info, nonce=72))
+    fresh["result"]["inputs"]["seed"] = 99
+    anew = server.run(fresh)
+    torch.testing.assert_close(latent(server, entry), latent(server, anew), rtol=2e-3, atol=2e-3)
+
+
+def test_a_cache_file_outside_the_folder_is_refused(server, version, info):
+    wrong = flows.one_node(version, info, nonce=73)
+    wrong["again"] = flows.node("KVLockLoadCache", source=["held", 0], cache_file="../../secret.safetensors")
+    wrong["result"]["inputs"]["source"] = ["again", 0]
+    with pytest.raises(harness.PromptRefused, match="node again"):
+        server.queue(wrong)
