@@ -70,7 +70,6 @@ class KVStore:
         """Begin to record the evaluation `key` of the token positions `tokens` (n,), None = all; replaces an older one."""
         self.forget(key)
         self._recordings[key] = _Recording(None if tokens is None else tokens.cpu())
-        self._now = (self._order.get(key, 0), 0)
 
     def put(self, key: SourceKey, block: int, k: Tensor, v: Tensor) -> bool:
         """Keep K,V (batch,heads,n,dim) of one block; False if the budgets leave no room for this evaluation.
@@ -109,7 +108,6 @@ class KVStore:
             return "other blocks were recorded"
         if _selection(recording.tokens, tokens) is _MISSING:
             return _FEWER_TOKENS
-        self._now = (self._order.get(key, 0), 0)
         return None
 
     def read(self, key: SourceKey, block: int, tokens: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,7 +121,6 @@ class KVStore:
         chosen = _selection(recording.tokens, tokens)
         if chosen is _MISSING:
             raise StoreError(f"block {block} at sigma {key.moment.sigma:g} is kept for fewer tokens; {_FEWER_TOKENS}")
-        self._now = (self._order.get(key, 0), block)
         packed = self._brought(key, block, like.device)
         k, v = self.codec.decode(packed, like.dtype)
         if chosen is None:

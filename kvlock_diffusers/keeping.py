@@ -14,6 +14,7 @@ from kvlock_core import (
     RunShape,
     RunSource,
     SessionSettings,
+    SourceError,
     SourceIdentity,
     SourcePath,
     fingerprint,
@@ -113,35 +114,27 @@ def free_bytes(device: torch.device) -> float:
 @torch.no_grad()
 def row_seconds(model: VideoModel, latents: Tensor, words: Tensor) -> float:
     """Seconds of one row of a step, from its first block alone: `latents` (1,C,T,h,w), `words` (1,tokens,width)."""
-    blocks = model.transformer.blocks
-    if len(blocks) < 2:
-        return _timed(lambda: velocity_of(model.transformer, latents, torch.tensor(500.0, device=model.device), words), model.device)
-    seconds = []
-    for _ in range(PROBES):
-        marks: list[float] = []
-        hooks = [
-            blocks[0].register_forward_pre_hook(lambda *_: marks.append(_now(model.device))),
-            blocks[1].register_forward_pre_hook(lambda *_: _stop(marks, model.device)),
-        ]
-        try:
-            velocity_of(model.transformer, latents, torch.tensor(500.0, device=model.device), words)
-        except _BlockRanError:
-            seconds.append(marks[1] - marks[0])
-        finally:
-            for hook in hooks:
-                hook.remove()
-    return min(seconds) * len(blocks)
+    return min(_first_block_seconds(model, latents, words) for _ in range(PROBES)) * len(model.transformer.blocks)
 
 
-def _stop(marks: list[float], device: torch.device) -> None:
-    marks.append(_now(device))
-    raise _BlockRanError
+def _first_block_seconds(model: VideoModel, latents: Tensor, words: Tensor) -> float:
+    """From the start of the first block to its end, where the call is ended too."""
+    marks: list[float] = []
 
+    def stop(*_):
+        marks.append(_now(model.device))
+        raise _BlockRanError
 
-def _timed(call, device: torch.device) -> float:
-    begun = _now(device)
-    call()
-    return _now(device) - begun
+    first = model.transformer.blocks[0]
+    hooks = [first.register_forward_pre_hook(lambda *_: marks.append(_now(model.device))), first.register_forward_hook(stop)]
+    try:
+        velocity_of(model.transformer, latents, torch.tensor(500.0, device=model.device), words)
+    except _BlockRanError:
+        return marks[1] - marks[0]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    raise SourceError("the model ran without its first block; it is no Wan transformer as diffusers has it")
 
 
 def _now(device: torch.device) -> float:
