@@ -13,7 +13,7 @@ from ...kvlock_core import LockSession, Site
 from ...kvlock_core.early_end import SourceIsDone, source_ends_after
 from ...kvlock_core.types import SOURCE_ROW
 from .calls import ModelCall
-from .errors import BypassedAttentionError
+from .errors import BypassedAttentionError, UnsupportedModelError
 
 OVERRIDE = "optimized_attention_override"
 KEY = "kvlock_attention"
@@ -24,11 +24,15 @@ class LockedAttention:
 
     `rows` roles of the batch in order; `tokens` length of the clip's self-attention; `texts` lengths of the contexts of
     the same call: a cross-attention whose context is as long as the clip looks the same, but comes after self-attention.
-    `last_block` that is locked: there a call of the source alone ends.
+    `last_block` that is locked: there a call of the source alone ends. `side_blocks` of the model's family: they follow their
+    main block, under its index, and stay as they are.
     """
 
-    def __init__(self, session: LockSession, rows: tuple[str, ...], tokens: int, texts: tuple[int, ...], last_block: int):
-        self.session, self.rows, self.tokens, self.last_block = session, rows, tokens, last_block
+    def __init__(
+        self, session: LockSession, rows: tuple[str, ...], tokens: int, texts: tuple[int, ...], last_block: int, side_blocks: bool
+    ):
+        self.session, self.rows, self.tokens, self.last_block, self.side_blocks = session, rows, tokens, last_block, side_blocks
+        self._main_blocks_seen: set[int] = set()
         self.previous = None
         self.blocks_seen = 0
         self._alike_per_block = 1 + sum(length == tokens for length in texts)
@@ -45,8 +49,19 @@ class LockedAttention:
     def _is_self_attention(self, query: Tensor, key: Tensor, value: Tensor, kwargs: dict) -> bool:
         if kwargs.get("skip_reshape") or not query.shape == key.shape == value.shape or key.shape[1] != self.tokens:
             return False
+        if self.side_blocks:
+            return self._is_first_of_its_block(kwargs.get("transformer_options", {}))
         self._alike_calls += 1
         return (self._alike_calls - 1) % self._alike_per_block == 0
+
+    def _is_first_of_its_block(self, options: dict) -> bool:
+        if "block_index" not in options:
+            raise UnsupportedModelError(
+                "this ComfyUI does not say which block of a model with side blocks (VACE) is running; update it to 0.8 or later"
+            )
+        is_first = options["block_index"] not in self._main_blocks_seen
+        self._main_blocks_seen.add(options["block_index"])
+        return is_first
 
     def _site(self, kwargs: dict) -> Site:
         """The host's own block index where it gives one (0.8 and later), else the count of calls."""
@@ -75,7 +90,8 @@ def watched(executor, call: ModelCall, attention: LockedAttention) -> Tensor:
     def note(run_model, *args, **kwargs):
         models.append(run_model.class_obj)
         rows, last = attention.rows, attention.last_block
-        rides = SOURCE_ROW in rows and len(rows) > 1
+        # side blocks add to the main ones, so there all rows go to the end
+        rides = SOURCE_ROW in rows and len(rows) > 1 and not attention.side_blocks
         source = len(call.x) // len(rows)
         with source_ends_after(run_model.class_obj.blocks, last, len(call.x), source) if rides else nullcontext():
             return run_model(*args, **kwargs)

@@ -23,6 +23,8 @@ class ModelFamily:
     temporal: int
     spatial: int
     source: str
+    #: Blocks beside the main ones, which attend over the same tokens right after the main block of the same index.
+    side_blocks: bool = False
 
     def fits(self, base_model) -> bool:
         classes = (type(base_model).__name__, type(base_model.diffusion_model).__name__)
@@ -42,6 +44,16 @@ FAMILIES = (
         temporal=4,
         spatial=8,
         source="comfy/ldm/wan/model.py WanModel, comfy/sd.py VAE of latent format Wan21",
+    ),
+    ModelFamily(
+        name="Wan 2.1 VACE",
+        host_class="WAN21_Vace",
+        transformer="VaceWanModel",
+        patch=(1, 2, 2),
+        temporal=4,
+        spatial=8,
+        source="comfy/ldm/wan/model.py VaceWanModel: vace_blocks run behind the main block whose index they share",
+        side_blocks=True,
     ),
 )
 

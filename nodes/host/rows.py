@@ -75,7 +75,7 @@ class SourceRows:
 
     def _watched(self, executor, call: ModelCall, session: LockSession, rows: tuple[str, ...]) -> Tensor:
         tokens = self.family.token_count(*self.grid[1:])
-        attention = LockedAttention(session, rows, tokens, call.text_lengths(), self.last_block)
+        attention = LockedAttention(session, rows, tokens, call.text_lengths(), self.last_block, self.family.side_blocks)
         return watched(executor, call, attention)
 
     def _source_call(self, call: ModelCall, plan: StepPlan) -> ModelCall:

@@ -4,20 +4,23 @@ import comfy.ops
 import comfy.sd
 import pytest
 import torch
-from comfy.ldm.wan.model import WanModel
+from comfy.ldm.wan.model import VaceWanModel, WanModel
 from world import FRAMES, call, draw, guided, locked, mask, monitored, of_pack, run, source_latent, text
 
 
 def random_wan(**config):
     """A Wan of 2 blocks with random weights, loaded by the function behind UNETLoader."""
     size = {"dim": 128, "ffn_dim": 256, "num_heads": 1, "num_layers": 2, "in_dim": 16, "out_dim": 16, "text_dim": 4096}
-    net = WanModel(**{**size, **config}, operations=comfy.ops.disable_weight_init)
+    kind = VaceWanModel if "vace_layers" in config else WanModel
+    net = kind(**{**size, **config}, operations=comfy.ops.disable_weight_init)
     generator = torch.Generator().manual_seed(0)
     state = {name: torch.randn(value.shape, generator=generator) * 0.05 for name, value in net.state_dict().items()}
     return comfy.sd.load_diffusion_model_state_dict(state)
 
 
-#: What the family's one row must serve: Wan 2.1 T2V, Wan 2.2 14B I2V (no image embedding), Wan 2.1 I2V.
+VACE = {"model_type": "vace", "vace_layers": 2, "vace_in_dim": 96, "num_layers": 4}
+
+#: What the first family's row must serve: Wan 2.1 T2V, Wan 2.2 14B I2V (no image embedding), Wan 2.1 I2V.
 KINDS = {
     "t2v": {},
     "i2v_2.2": {"in_dim": 36},
@@ -78,6 +81,43 @@ def check_fixed_point(wan, pack, shape, words, monkeypatch):
 @pytest.fixture(scope="module")
 def small():
     return random_wan()
+
+
+@pytest.fixture(scope="module")
+def vace():
+    return random_wan(**VACE)
+
+
+def on_vace_hosts(test):
+    """Hosts before 0.8 do not say which block runs."""
+    import inspect
+
+    return pytest.mark.skipif("block_index" not in inspect.getsource(VaceWanModel), reason="this ComfyUI gives no block_index")(test)
+
+
+@on_vace_hosts
+@pytest.mark.parametrize("shape, length", [((1, 16, 3, 6, 8), 12), ((1, 16, 2, 16, 16), 128)])
+def test_vace_is_locked_in_its_main_blocks(shape, length, vace, pack, monkeypatch):
+    words = [[text(1, length)[0][0], {"vace_frames": [draw(1, 32, *shape[2:], seed=4)], "vace_mask": [torch.ones(1, 64, *shape[2:])],
+                                      "vace_strength": [1.0]}]]  # fmt: skip
+    check_fixed_point(vace, pack, shape, words, monkeypatch)
+
+
+@on_vace_hosts
+@pytest.mark.parametrize("widgets", [{}, {"last_block": 1}, {"first_block": 2}])
+def test_on_vace_the_modes_agree_and_only_main_blocks_count(widgets, vace, pack):
+    def out(mode, **more):
+        given = {"source_latent": source_latent(), "edit_mask": mask(), "source_mode": mode}
+        source, _ = call(pack["KVLockInvertCache"], model=vace, **given)
+        return run(locked(pack, vace, source, **widgets, **more)), source
+
+    lockstep, _ = out("lockstep")
+    stored, source = out("stored")
+    in_step, _ = out("in_step")
+    torch.testing.assert_close(in_step, lockstep, rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(stored, lockstep, rtol=2e-3, atol=2e-3)
+    assert source.store.blocks_of(source.store.keys[0]) == {(): (0, 1, 2, 3), ("last_block",): (0, 1), ("first_block",): (2, 3)}[tuple(widgets)]
+    assert torch.equal(out("lockstep", alpha_ceiling=0.0)[0], run(vace)) and not torch.allclose(lockstep, run(vace), atol=1e-3)
 
 
 @pytest.mark.parametrize(
