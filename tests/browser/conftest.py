@@ -28,11 +28,16 @@ harness, flows = by_path(HOST_TESTS / "server.py"), by_path(HOST_TESTS / "workfl
 pages = by_path(Path(__file__).with_name("page.py"))
 
 
+def installed_browser():
+    """Its path, or None."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
 @pytest.fixture(scope="session")
 def chromium():
     missing = f"NO PLAYWRIGHT FOUND: {LOUD} Install the Python package playwright."
     sync_api = pytest.importorskip("playwright.sync_api", reason=missing)
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    found = installed_browser()
     if found is None:
         pytest.skip(f"NO CHROMIUM FOUND: {LOUD} Looked for {', '.join(BROWSERS)} on the PATH.")
     with sync_api.sync_playwright() as playwright:
@@ -74,16 +79,16 @@ def no_errors(page):
 
 @pytest.fixture
 def build(server):
-    """`name, **changes -> workflow in the API's format with the numbers for ids that the page wants`"""
-    info, version = server.object_info(), server.version()
+    """`name, **changes -> workflow`, see `with_numbers`."""
+    return lambda name, **changes: with_numbers(server, name, **changes)
 
-    def made(name, **changes):
-        named = flows.without_video(getattr(flows, name)(version, info, **changes))
-        ids = {name: str(i + 1) for i, name in enumerate(named)}
-        inputs = {name: {k: _renamed(v, ids) for k, v in node["inputs"].items()} for name, node in named.items()}
-        return {ids[name]: {**node, "inputs": inputs[name]} for name, node in named.items()}
 
-    return made
+def with_numbers(server, name, **changes):
+    """A workflow of tests/host/workflows.py in the API's format, with the numbers for ids that the page wants."""
+    named = flows.without_video(getattr(flows, name)(server.version(), server.object_info(), **changes))
+    ids = {name: str(i + 1) for i, name in enumerate(named)}
+    inputs = {name: {k: _renamed(v, ids) for k, v in node["inputs"].items()} for name, node in named.items()}
+    return {ids[name]: {**node, "inputs": inputs[name]} for name, node in named.items()}
 
 
 def _renamed(value, ids):
