@@ -1,5 +1,7 @@
-"""KV-Lock for ComfyUI. Everything is in nodes/."""
+"""KV-Lock for ComfyUI. Everything is in nodes/, and what the page gets in web/."""
 
 from .nodes import comfy_entrypoint
 
-__all__ = ["comfy_entrypoint"]
+WEB_DIRECTORY = "./web"
+
+__all__ = ["WEB_DIRECTORY", "comfy_entrypoint"]
