@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-EXEMPT_FROM_SIZES = ("toy", "tests", "benchmarks")
+EXEMPT_FROM_SIZES = ("toy", "tests", "benchmarks", "tools")
 PACKAGES = ("kvlock_core", "kvlock_diffusers", "nodes", *EXEMPT_FROM_SIZES)
 
 FILE_LINES, NODE_FILE_LINES, FUNCTION_LINES, MEDIAN_FUNCTION_LINES = 300, 120, 45, 8

@@ -29,10 +29,11 @@ KEPT = (
     "__init__.py", "nodes/__init__.py", "nodes/host/patch.py", "kvlock_core/__init__.py", "requirements.txt", "pyproject.toml",
     "README.md", "LICENSE", "CHANGELOG.md", "example_workflows/a.json", "example_workflows/a.jpg", "web/docs/KVLockSampler.md",
     "web/kvlock.js", "web/lib/chart_view.js", "web/package.json",
+    "web/docs/img/KVLockSampler.png", "locales/en/nodeDefs.json", "locales/zh/nodeDefs.json",
 )  # fmt: skip
 DROPPED = (
     "tests/test_packaging.py", "tests/host/conftest.py", "toy/weights/a.safetensors", "benchmarks/__init__.py", "docs/demo.png",
-    "kvlock_diffusers/__init__.py", "launch.py", "requirements-embedded.txt", ".ci/run", ".gitignore",
+    "kvlock_diffusers/__init__.py", "tools/make.py", "launch.py", "requirements-embedded.txt", ".ci/run", ".gitignore",
 )  # fmt: skip
 
 

@@ -14,11 +14,15 @@ if str(ROOT) not in sys.path:
 from toy import captions, scenes  # noqa: E402
 
 CLIP, MASK, MASK_CLIP = "clip.mp4", "mask.png", "masks.mp4"
+#: Its lower half and few frames, for what only has to run.
+SMALL, SMALL_MASK, HALF = "small.mp4", "small_mask.png", (slice(0, 5), slice(64, 128), slice(0, 128))
 MODEL_FILE, VAE_FILE = "kvlock_toy_wan_t2v_fp16.safetensors", "kvlock_toy_wan_vae_fp16.safetensors"
 #: The demo's clip, where the lock shows most.
 TOLD = scenes.scene("test", 10)
 RETOLD = TOLD.recolored("cyan")
 STEPS, CFG, SHIFT, SEED = 4, 4.0, 3.0, 7
+#: The toy's texts by what they are for.
+WORDS = {"source": captions.caption(TOLD), "positive": captions.caption(RETOLD), "negative": ""}
 
 
 def write_inputs(folder):
@@ -26,7 +30,14 @@ def write_inputs(folder):
     masks = scenes.edit_mask(TOLD, RETOLD)
     write_clip(folder / CLIP, scenes.render(TOLD))
     write_clip(folder / MASK_CLIP, np.repeat(masks[..., None], 3, -1))
-    Image.fromarray((masks.max(0) * 255).astype(np.uint8)).convert("RGB").save(folder / MASK)
+    write_mask(folder / MASK, masks)
+    write_clip(folder / SMALL, scenes.render(TOLD)[HALF])
+    write_mask(folder / SMALL_MASK, masks[HALF])
+
+
+def write_mask(path, masks):
+    """One picture for all frames."""
+    Image.fromarray((masks.max(0) * 255).astype(np.uint8)).convert("RGB").save(path)
 
 
 def write_clip(path, frames):
@@ -183,7 +194,7 @@ def report(trace):
     }
 
 
-def background_error(clip):
-    """Mean squared error to the source clip, in [0,1] values, where the edit may not change anything."""
-    keep = scenes.edit_mask(TOLD, RETOLD).max(0) == 0
-    return float(np.square(clip / 255.0 - scenes.render(TOLD))[:, keep].mean())
+def background_error(clip, part=slice(None)):
+    """Mean squared error to the source clip, in [0,1] values, where the edit may not change anything; `part` HALF for a small one."""
+    keep = scenes.edit_mask(TOLD, RETOLD)[part].max(0) == 0
+    return float(np.square(clip / 255.0 - scenes.render(TOLD)[part])[:, keep].mean())

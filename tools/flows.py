@@ -1,0 +1,254 @@
+"""The example workflows: what is linked to what, and what a note says. `python tools/make.py workflows` writes them."""
+
+from __future__ import annotations
+
+from graph import BAD, BLUE, GOOD, GREEN, ORANGE, Graph, Node, Out
+from notes import NOTES
+
+_WAN21 = "https://huggingface.co/Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files"
+_WAN22 = "https://huggingface.co/Comfy-Org/Wan_2.2_ComfyUI_Repackaged/resolve/main/split_files"
+_KIJAI = "https://huggingface.co/Kijai/WanVideo_comfy/resolve/main"
+T2V_SMALL, T2V_LARGE = "wan2.1_t2v_1.3B_fp16.safetensors", "wan2.1_t2v_14B_fp8_scaled.safetensors"
+VACE = "wan2.1_vace_1.3B_fp16.safetensors"
+HIGH, LOW = (f"wan2.2_t2v_{part}_noise_14B_fp8_scaled.safetensors" for part in ("high", "low"))
+TEXT, VAE = "umt5_xxl_fp8_e4m3fn_scaled.safetensors", "wan_2.1_vae.safetensors"
+LORA = "lightx2v_T2V_14B_cfg_step_distill_v2_lora_rank64_bf16.safetensors"
+#: File -> where the page offers to fetch it, and the folder of models/ it belongs to.
+MODELS = {
+    T2V_SMALL: (f"{_WAN21}/diffusion_models/{T2V_SMALL}", "diffusion_models"),
+    T2V_LARGE: (f"{_WAN21}/diffusion_models/{T2V_LARGE}", "diffusion_models"),
+    VACE: (f"{_WAN21}/diffusion_models/{VACE}", "diffusion_models"),
+    HIGH: (f"{_WAN22}/diffusion_models/{HIGH}", "diffusion_models"),
+    LOW: (f"{_WAN22}/diffusion_models/{LOW}", "diffusion_models"),
+    TEXT: (f"{_WAN21}/text_encoders/{TEXT}", "text_encoders"),
+    VAE: (f"{_WAN21}/vae/{VAE}", "vae"),
+    LORA: (f"{_KIJAI}/Lightx2v/{LORA}", "loras"),
+}
+CLIP_FILE, MASK_FILE = "clip.mp4", "mask.png"
+SOURCE_TEXT = "A close-up of a tabby cat with green eyes looking into the camera, soft daylight, shallow depth of field."
+EDIT_TEXT = SOURCE_TEXT.replace("green", "bright blue")
+NEGATIVE_TEXT = "blurry, low quality, flicker, washed-out colours, watermark, text"
+NARROW, WIDE = 330, 350
+SEED = 42
+
+
+def edit_one_thing(g: Graph) -> None:
+    model, clip, vae = _models(g, T2V_SMALL)
+    g.note(NOTES["one"], 430)
+    frames, mask = _clip_and_mask(g)
+    told, positive, negative = _words(g, clip)
+    latent, mask = _as_the_model_sees_it(g, model["MODEL"], frames["images"], mask, vae)
+    g.column(WIDE)
+    held = _held(g, "6  What is held", model["MODEL"], latent, mask, told)
+    g.group("7  Edit", ORANGE)
+    edit = g.add("KVLockSampler", model=model["MODEL"], source=held["source"], positive=positive, negative=negative, seed=SEED, cfg=6.0)
+    _result(g, "8  Result", edit["latent"], vae, frames, edit["report"])
+
+
+def patch_nodes(g: Graph) -> None:
+    model, clip, vae = _models(g, T2V_SMALL)
+    g.note(NOTES["patch"], 470)
+    frames, mask = _clip_and_mask(g)
+    told, positive, negative = _words(g, clip)
+    latent, mask = _as_the_model_sees_it(g, model["MODEL"], frames["images"], mask, vae)
+    g.column(WIDE)
+    held = _held(g, "6  What is held", model["MODEL"], latent, mask, told)
+    g.group("7  Patches, in any order", ORANGE)
+    locked = g.add("KVLockApply", model=model["MODEL"], source=held["source"], lock_schedule="risk", end_percent=0.6, alpha_ceiling=0.5, tau=16.0)
+    guided = g.add("KVLockCFGSchedule", model=locked["model"], omega_ceiling=1.25, end_percent=0.6, tau=16.0, use_s_star=False)
+    watched = g.add("KVLockMonitor", model=guided["model"], source=held["source"])
+    g.column(WIDE)
+    g.group("8  Edit, with ComfyUI's own sampler", ORANGE)
+    edit = _ksampler(g, watched["model"], positive, negative, held["latent"])
+    _result(g, "9  Result", edit["LATENT"], vae, frames, watched["report"])
+
+
+def vace(g: Graph) -> None:
+    model, clip, vae = _models(g, VACE)
+    g.note(NOTES["vace"], 470)
+    frames, mask = _clip_and_mask(g)
+    told, positive, negative = _words(g, clip)
+    latent, mask = _as_the_model_sees_it(g, model["MODEL"], frames["images"], mask, vae, snap=True)
+    g.column(WIDE)
+    g.group("6  What VACE is shown", GREEN)
+    size = g.add("GetImageSize", image=frames["images"])
+    shown = {"vae": vae, "width": size["width"], "height": size["height"], "length": size["batch_size"]}
+    shown |= {"control_video": frames["images"], "control_masks": mask}
+    edit_text = g.add("WanVaceToVideo", "VACE: the edit", positive=positive, negative=negative, **shown)
+    source_text = g.add("WanVaceToVideo", "VACE: the source", positive=told, negative=negative, **shown)
+    g.column(WIDE)
+    held = _held(g, "7  What is held", model["MODEL"], latent, mask, source_text["positive"])
+    g.group("8  Edit", ORANGE)
+    edit = g.add("KVLockSampler", model=model["MODEL"], source=held["source"], positive=edit_text["positive"],
+                 negative=edit_text["negative"], seed=SEED, cfg=6.0)  # fmt: skip
+    _result(g, "9  Result", edit["latent"], vae, frames, edit["report"])
+
+
+def two_experts(g: Graph) -> None:
+    g.column(360)
+    g.group("1  Models", BLUE)
+    high = g.add("UNETLoader", "High noise expert", unet_name=HIGH)
+    low = g.add("UNETLoader", "Low noise expert", unet_name=LOW)
+    clip, vae = _text_and_vae(g)
+    high, low = (g.add("ModelSamplingSD3", f"Shift, {n} noise", model=m["MODEL"], shift=8.0)["MODEL"] for n, m in (("high", high), ("low", low)))
+    g.note(NOTES["experts"], 500)
+    frames, mask = _clip_and_mask(g)
+    told, positive, negative = _words(g, clip)
+    latent, mask = _as_the_model_sees_it(g, high, frames["images"], mask, vae)
+    g.column(WIDE)
+    held = _held(g, "6  What is held, for both experts", high, latent, mask, told)
+    g.group("7  Locks: one for each expert", ORANGE)
+    watched = []
+    for name, model in (("high noise", high), ("low noise", low)):
+        locked = g.add("KVLockApply", f"KV-Lock, {name}", model=model, source=held["source"])
+        watched.append(g.add("KVLockMonitor", f"Monitor, {name}", model=locked["model"], source=held["source"]))
+    g.column(WIDE)
+    first, second = _two_stages(g, watched, positive, negative, held["latent"])
+    g.group("9  What the high noise expert did", BLUE)
+    g.add("KVLockReport", report=watched[0]["report"], latent=first)
+    _result(g, "10  Result", second, vae, frames, watched[1]["report"])
+
+
+def _two_stages(g: Graph, watched: list[Node], positive: Out, negative: Out, latent: Out) -> tuple[Out, Out]:
+    """The second stage's mask is white: the one of the first would keep a half-denoised latent (docs/hosts.md)."""
+    common = {"positive": positive, "negative": negative, "noise_seed": SEED, "steps": 20, "cfg": 3.5, "sampler_name": "euler"}
+    g.group("8  Edit: high noise, then low noise", ORANGE)
+    first = g.add("KSamplerAdvanced", "1st half: high noise", model=watched[0]["model"], latent_image=latent, end_at_step=10,
+                  return_with_leftover_noise="enable", **common)  # fmt: skip
+    white = g.add("SolidMask", "White: nothing is pasted in the 2nd half", width=64, height=64)
+    freed = g.add("SetLatentNoiseMask", samples=first["LATENT"], mask=white["MASK"])
+    second = g.add("KSamplerAdvanced", "2nd half: low noise", model=watched[1]["model"], latent_image=freed["LATENT"], add_noise="disable",
+                   start_at_step=10, **common)  # fmt: skip
+    return first["LATENT"], second["LATENT"]
+
+
+def four_steps(g: Graph) -> None:
+    model, clip, vae = _models(g, T2V_LARGE, shift=5.0, lora=LORA)
+    g.note(NOTES["four"], 470)
+    frames, mask = _clip_and_mask(g)
+    told, positive, negative = _words(g, clip)
+    latent, mask = _as_the_model_sees_it(g, model["MODEL"], frames["images"], mask, vae)
+    g.column(WIDE)
+    held = _held(g, "6  What is held", model["MODEL"], latent, mask, told)
+    g.group("7  Edit in 4 steps", ORANGE)
+    edit = g.add("KVLockSampler", model=model["MODEL"], source=held["source"], positive=positive, negative=negative, seed=SEED,
+                 steps=4, cfg=1.0, sampler_name="lcm", lock_schedule="constant")  # fmt: skip
+    _result(g, "8  Result", edit["latent"], vae, frames, edit["report"])
+
+
+def compare(g: Graph) -> None:
+    model, clip, vae = _models(g, T2V_SMALL)
+    g.note(NOTES["compare"], 470)
+    frames, mask = _clip_and_mask(g)
+    told, positive, negative = _words(g, clip)
+    latent, mask = _as_the_model_sees_it(g, model["MODEL"], frames["images"], mask, vae)
+    g.column(WIDE)
+    held = _held(g, "6  What is held", model["MODEL"], latent, mask, told)
+    g.group("7  A: no lock, only watched", BLUE)
+    watched = g.add("KVLockMonitor", model=model["MODEL"], source=held["source"])
+    free = _ksampler(g, watched["model"], positive, negative, latent)
+    common = {"model": model["MODEL"], "source": held["source"], "positive": positive, "negative": negative, "seed": SEED, "cfg": 6.0}
+    g.column(WIDE)
+    g.group("8  B: fixed lock, no composite", ORANGE)
+    fixed = g.add("KVLockSampler", "Fixed lock", keep_background=False, lock_schedule="constant", alpha_ceiling=1.0, end_percent=1.0, **common)
+    g.column(WIDE)
+    g.group("9  C: KV-Lock as installed", ORANGE)
+    ours = g.add("KVLockSampler", "KV-Lock", **common)
+    runs = [("A", free["LATENT"], watched["report"]), ("B", fixed["latent"], fixed["report"]), ("C", ours["latent"], ours["report"])]
+    g.column(NARROW)
+    g.group("10  What each did", BLUE)
+    for name, made, report in runs:
+        g.add("KVLockReport", f"Report {name}", report=report, latent=made)
+    g.column(NARROW)
+    _side_by_side(g, [made for _, made, _ in runs], vae, frames)
+
+
+def _side_by_side(g: Graph, latents: list[Out], vae: Out, frames: Node) -> None:
+    g.group("11  Source, A, B, C in one clip", BLUE)
+    strip = frames["images"]
+    for name, latent in zip("ABC", latents):
+        decoded = g.add("VAEDecode", f"Decode {name}", samples=latent, vae=vae)
+        strip = g.add("ImageStitch", f"... beside {name}", image1=strip, image2=decoded["IMAGE"], spacing_width=8)["IMAGE"]
+    _save(g, strip, frames)
+
+
+WORKFLOWS = {
+    "01 KV-Lock - edit one thing": edit_one_thing,
+    "02 KV-Lock - KSampler and patch nodes": patch_nodes,
+    "03 KV-Lock - Wan VACE": vace,
+    "04 KV-Lock - Wan 2.2 two experts": two_experts,
+    "05 KV-Lock - 4 steps at cfg 1": four_steps,
+    "06 KV-Lock - compare side by side": compare,
+}
+
+
+def made_workflows(info: dict, versions: dict[str, str]) -> dict[str, dict]:
+    """Name -> workflow. `info` is a server's /object_info, `versions` cnr_id -> version."""
+    made = {}
+    for name, fill in WORKFLOWS.items():
+        graph = Graph(info, versions, MODELS)
+        fill(graph)
+        made[name] = graph.build(name)
+    return made
+
+
+# parts ----------------------------------------------------------------------------------------------------------------
+
+
+def _models(g: Graph, unet: str, shift: float = 8.0, lora: str | None = None) -> tuple[Node, Out, Out]:
+    g.column(360)
+    g.group("1  Models", BLUE)
+    model = g.add("UNETLoader", unet_name=unet)
+    if lora:
+        model = g.add("LoraLoaderModelOnly", "4-step LoRA", model=model["MODEL"], lora_name=lora)
+    clip, vae = _text_and_vae(g)
+    return g.add("ModelSamplingSD3", model=model["MODEL"], shift=shift), clip, vae
+
+
+def _text_and_vae(g: Graph) -> tuple[Out, Out]:
+    clip = g.add("CLIPLoader", clip_name=TEXT, type="wan")
+    return clip["CLIP"], g.add("VAELoader", vae_name=VAE)["VAE"]
+
+
+def _clip_and_mask(g: Graph) -> tuple[Node, Out]:
+    g.column(NARROW)
+    g.group("2  Your clip", GREEN)
+    frames = g.add("GetVideoComponents", video=g.add("LoadVideo", file=CLIP_FILE)["VIDEO"])
+    g.group("3  Its mask: white may change", GREEN)
+    return frames, g.add("LoadImageMask", image=MASK_FILE, channel="red")["MASK"]
+
+
+def _words(g: Graph, clip: Out) -> list[Out]:
+    g.column(WIDE)
+    g.group("4  Words", GREEN)
+    told = (("Source text: what the clip shows", SOURCE_TEXT, None), ("Positive: what the edit shows", EDIT_TEXT, GOOD),
+            ("Negative: what to keep out", NEGATIVE_TEXT, BAD))  # fmt: skip
+    return [g.add("CLIPTextEncode", title, colors, clip=clip, text=text)["CONDITIONING"] for title, text, colors in told]
+
+
+def _as_the_model_sees_it(g: Graph, model: Out, frames: Out, mask: Out, vae: Out, snap: bool = False) -> tuple[Out, Out]:
+    g.group("5  As the model sees it", GREEN)
+    latent = g.add("VAEEncode", pixels=frames, vae=vae)["LATENT"]
+    return latent, g.add("KVLockTokenMask", model=model, edit_mask=mask, frames=frames, snap=snap)["edit_mask"]
+
+
+def _held(g: Graph, title: str, model: Out, latent: Out, mask: Out, told: Out) -> Node:
+    g.group(title, ORANGE)
+    return g.add("KVLockInvertCache", model=model, source_latent=latent, edit_mask=mask, source_conditioning=told)
+
+
+def _ksampler(g: Graph, model: Out, positive: Out, negative: Out, latent: Out) -> Node:
+    return g.add("KSampler", model=model, positive=positive, negative=negative, latent_image=latent, seed=SEED, steps=30, cfg=6.0,
+                 sampler_name="euler", scheduler="simple")  # fmt: skip
+
+
+def _result(g: Graph, title: str, latent: Out, vae: Out, frames: Node, report: Out) -> None:
+    g.column(NARROW)
+    g.group(title, BLUE)
+    g.add("KVLockReport", report=report, latent=latent)
+    _save(g, g.add("VAEDecode", samples=latent, vae=vae)["IMAGE"], frames)
+
+
+def _save(g: Graph, images: Out, frames: Node) -> None:
+    video = g.add("CreateVideo", images=images, fps=frames["fps"], audio=frames["audio"])
+    g.add("SaveVideo", video=video["VIDEO"], filename_prefix="video/KV-Lock")
