@@ -12,9 +12,11 @@ WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMB
 #: Room for what a node shows: a text field, a picture, a clip, a chart, lines of text after a run.
 TEXT_FIELD, PICTURE, CLIP, CHART = 64, 250, 220, 340
 LINES = 76
+#: The live chart: LEAST_HEIGHT of web/lib/chart_layout.js and its margins.
+LIVE = 260
 SHOWS = {
     "KVLockTokenMask": PICTURE, "KVLockReport": CHART, "LoadVideo": CLIP, "LoadImageMask": PICTURE, "GetImageSize": LINES,
-    "KVLockInvertCache": LINES, "KVLockSampler": LINES, "KVLockMonitor": LINES,
+    "KVLockInvertCache": LINES, "KVLockSampler": LIVE + LINES, "KVLockMonitor": LIVE + LINES,
 }  # fmt: skip
 BLUE, GREEN, ORANGE = "#3f789e", "#4c7a3d", "#a1682f"
 NOTE = {"color": "#432", "bgcolor": "#653"}

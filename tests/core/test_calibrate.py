@@ -82,3 +82,10 @@ def test_an_impossible_mean_alpha_is_known_before_any_run():
     assert target_alpha(LockSchedule(floor=0.2, ceiling=0.6)) == pytest.approx(0.4)
     with pytest.raises(SettingsError, match="2.*ceiling 0.6"):
         target_alpha(LockSchedule(ceiling=0.6), 2.0)
+
+
+def test_the_second_half_of_a_run_counts_as_the_second_half():
+    """As the second model of a run reports it: its steps begin in the middle of the schedule."""
+    whole = [StepRecord(k, 1 - k / 10, False, 20.0 * (1 - k / 10) ** 2, 0.0, None, None, False) for k in range(10)]
+    late = LockSchedule("risk", start_percent=0.6)
+    assert calibrate(RunTrace({}, tuple(whole[5:])), late) == calibrate(RunTrace({}, tuple(whole)), late)

@@ -302,16 +302,12 @@ FEW = 4
 SMALL = {"LoadVideo": {"file": flows.SMALL}, "LoadImageMask": {"image": flows.SMALL_MASK}}
 #: Files were saved by this page; older ones lack some of its inputs.
 SAVED_WITH = (0, 33, 0)
-#: calibrate counts the steps of a second stage from 0, so the report of the second expert fails.
-BROKEN = "04 KV-Lock - Wan 2.2 two experts"
 
 
 @pytest.fixture(params=examples.FILES, ids=lambda path: path.stem)
 def example(request, version):
     if version < SAVED_WITH:
         pytest.skip(f"the examples are of ComfyUI {SAVED_WITH}, this is {version}")
-    if request.param.stem == BROKEN and "runs" in request.node.name:
-        request.applymarker(pytest.mark.xfail(reason="KVLockReport of a second stage", raises=harness.PromptFailed))
     return examples.load(request.param)
 
 
@@ -327,7 +323,7 @@ def test_the_examples_are_those_of_the_command(info, version, monkeypatch):
     import flows as command
 
     shipped = {path.stem: examples.load(path) for path in examples.FILES}
-    versions = {node["properties"]["cnr_id"]: node["properties"]["ver"] for node in shipped[BROKEN]["nodes"] if node["properties"]}
+    versions = {node["properties"]["cnr_id"]: node["properties"]["ver"] for node in shipped[examples.FILES[0].stem]["nodes"] if node["properties"]}
     assert command.made_workflows(info, versions) == shipped
 
 
