@@ -31,13 +31,13 @@ def fuse(new: Tensor, source: Tensor, weight: Tensor, *, out: Tensor | None = No
     return torch.where(w == 1, source, mixed, out=out)
 
 
-def fuse_at(new: Tensor, source: Tensor, weight: Tensor, tokens: Tensor, *, out: Tensor | None = None) -> Tensor:
+def fuse_at(new: Tensor, source: Tensor, weight: Tensor | None, tokens: Tensor, *, out: Tensor | None = None) -> Tensor:
     """`fuse` for a source that holds only the token positions `tokens` (n,), as it is kept; all others stay as they are.
 
-    `new` (...,L,D), `source` (...,n,D), `weight` (n,) of those positions. Bit for bit what `fuse` gives with weight 0
-    elsewhere. Raises GridMismatchError.
+    `new` (...,L,D), `source` (...,n,D), `weight` (n,) of those positions, None = 1 for all of them. Bit for bit what `fuse`
+    gives with weight 0 elsewhere. Raises GridMismatchError.
     """
-    fused = fuse(new.index_select(-2, tokens), source, weight)
+    fused = source.to(new.dtype) if weight is None else fuse(new.index_select(-2, tokens), source, weight)
     out = new.clone() if out is None else out.copy_(new)
     return out.index_copy_(-2, tokens, fused)
 

@@ -212,8 +212,12 @@ class LockSession:
             elif source.shape[2] == row.shape[2]:
                 fuse(row, source, self._weight, out=fused)
             else:
-                fuse_at(row, source, self._weight[self._positions], self._positions, out=fused)
+                fuse_at(row, source, self._kept_weight(), self._positions, out=fused)
         return out
+
+    def _kept_weight(self) -> Tensor | None:
+        """Weight (n,) of the positions that can be locked; None where that is 1 for all, as a bool weight says."""
+        return None if self._weight.dtype == torch.bool else self._weight[self._positions]
 
     def _move_to(self, device: torch.device) -> None:
         """Weights and positions go where K,V are; nothing happens where they are there."""

@@ -27,10 +27,6 @@ from kvlock_core import (
 from .engine import Texts, velocity_of
 from .models import VideoModel
 
-#: Activations of one row while a block runs, in (tokens, width) tensors: input, norm, q, k, v, attention, the wider ones of the
-#: feed-forward. Counted from the code of Wan's block.
-ROW_TENSORS = 12
-
 PROBES = 2  # the first call of a kernel is slow
 
 
@@ -99,8 +95,15 @@ class SourceRun:
         return lambda step, sigma: Moment(sigma, self.path.noise_key(step), text)
 
     def _row_bytes(self) -> int:
-        shape = self._shape()
-        return ROW_TENSORS * len(self.tokens) * shape.heads * shape.dim * shape.dtype.itemsize * shape.batch
+        shape, config = self._shape(), self.model.transformer.config
+        width = shape.heads * shape.dim
+        return round(row_tensors(width, config.ffn_dim) * len(self.tokens) * width * shape.dtype.itemsize * shape.batch)
+
+
+def row_tensors(width: int, feed_forward: int) -> float:
+    """Activations of one row while a block runs, in (tokens, width) tensors: those of attention at the least, else those of the
+    feed-forward net. Fits what was measured in the proportions of Wan 1.3B, 5B and 14B (docs/memory.md)."""
+    return max(12.0, 5 + 2 * feed_forward / width)
 
 
 def free_bytes(device: torch.device) -> float:

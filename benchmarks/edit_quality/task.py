@@ -81,8 +81,9 @@ def prepare(model: VideoModel, case: Case, sampling: Sampling) -> Task:
 class Remembering:
     """The transformer, counting the rows it is asked for, and answering a plain row that it has seen without computing.
 
-    Methods that differ only in their last steps share the first ones, bit for bit. A call of one row never carries a
-    source, so it depends on nothing but its arguments; calls of several rows always compute.
+    Methods that differ only in their last steps share the first ones, bit for bit. In lockstep, which is all that is compared
+    here, a call of one row carries no source, so it depends on nothing but its arguments; calls of several rows always
+    compute. Modes that keep K,V lock calls of one row too and must not be remembered.
     """
 
     def __init__(self, net: nn.Module, remembers: bool = True):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
-from kvlock_core import Estimate, KVStore
+from kvlock_core import Estimate, KVStore, SourceKV
 
 from .world import Bench, Variant
 
@@ -15,12 +15,13 @@ OTHER_PROMPT = 1
 
 
 class Ready:
-    """`run()` once for every `begin()`; `store` and `estimate` are those of the last run."""
+    """`run()` once for every `begin()`; `store`, `source` and `estimate` are those of the last run."""
 
     def __init__(self, bench: Bench, variant: Variant):
         self.bench, self.variant = bench, variant
         self.store: KVStore | None = None
         self.estimate: Estimate | None = None
+        self.source: SourceKV | None = None
         self.row_seconds: float | None = None
         self._run: Callable[[], Tensor] | None = None
 
@@ -28,16 +29,16 @@ class Ready:
         """Everything before sampling: an empty store, or one that an earlier edit filled."""
         bench, variant = self.bench, self.variant
         if variant.mode == "plain":
-            self._run = bench.sampled_together if variant.together else lambda: bench.sampled(None)
+            self._run = lambda: bench.sampled_together(variant.source_too) if variant.together else bench.sampled(None)
             return
         if variant.mode == "stored" and self.store is None:
             self.store = bench.new_store(variant)
             if variant.second:
                 bench.sampled(bench.source(variant, self.store)[0], OTHER_PROMPT)
-        source, self.estimate = bench.source(variant, self.store, self.row_seconds)
+        self.source, self.estimate = bench.source(variant, self.store, self.row_seconds)
         if variant.second and self.estimate.found != self.estimate.passes:
             raise SystemExit(f"{variant.name}: {self.estimate.found} of {self.estimate.passes} evaluations found")
-        self._run = lambda: bench.sampled(source)
+        self._run = lambda: bench.sampled(self.source)
 
     def run(self) -> Tensor:
         return self._run()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -15,6 +15,7 @@ from kvlock_core import (
     LockSchedule,
     LockSession,
     NoisedPath,
+    RunSource,
     SessionSettings,
     SourceKV,
     SourceSettings,
@@ -32,6 +33,7 @@ PATCH = (1, 2, 2)
 WORDS, TEXT_WIDTH = 64, 64
 FREE_SHARE = 0.2  # of the tokens, that the edit may change
 CLIP_SEED, SOURCE_SEED = 1, 2
+PLENTY = 64 * 10**9
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,16 @@ class Run:
         return self.grid[0] * self.grid[1] * self.grid[2] // 4
 
     @property
+    def free_lines(self) -> int:
+        """Latent lines, from the top, that the edit may change; whole tokens."""
+        return round(FREE_SHARE * self.grid[1] / 2) * 2
+
+    @property
+    def lockable(self) -> int:
+        """Tokens outside them."""
+        return self.tokens * (self.grid[1] - self.free_lines) // self.grid[1]
+
+    @property
     def plain_rows(self) -> int:
         return self.steps * (2 if self.cfg else 1)
 
@@ -86,7 +98,8 @@ class Run:
 @dataclass(frozen=True)
 class Variant:
     """One way to run. `mode` "plain" has no session; `together`: cond and uncond in one call. `second`: reads what an earlier
-    run with another prompt and seed stored. `tier` of budgets: memory, disk."""
+    run with another prompt and seed stored. `tier` of budgets: memory, disk. `source_too`: the source is a row as well, and
+    nothing is locked: what lockstep's rows cost by themselves."""
 
     name: str
     mode: str
@@ -95,22 +108,28 @@ class Variant:
     tier: str = "memory"
     second: bool = False
     together: bool = False
+    source_too: bool = False
 
     def arithmetic(self, run: Run) -> float:
         """Rows of the run over those of plain sampling."""
-        if self.mode == "plain" or self.second:
+        if (self.mode == "plain" and not self.source_too) or self.second:
             return 1.0
-        locked = round(run.locked * run.steps)
+        locked = run.steps if self.source_too else round(run.locked * run.steps)
         return 1.0 + -(-locked // self.refresh) / run.plain_rows
 
 
+#: Two blocks with a feed-forward net as wide, beside dim, as that of each Wan: what one row of activations takes.
+WIDTHS = {"1.3B": Size("1.3B", 768, 6, 4480, 2), "5B": Size("5B", 768, 6, 3584, 2), "14B": Size("14B", 768, 6, 2074, 2)}
+
 PLAIN = Variant("plain", "plain")
 PLAIN_TOGETHER = Variant("plain, one call a step", "plain", together=True)
+UNLOCKED = Variant("plain, one call a step, source too", "plain", together=True, source_too=True)
 LOCKSTEP, IN_STEP, RECORDING = Variant("lockstep", "lockstep"), Variant("in_step", "in_step"), Variant("stored, first run", "stored")
 SECOND = Variant("stored, second run", "stored", second=True)
 ALL = (
     PLAIN,
     PLAIN_TOGETHER,
+    UNLOCKED,
     LOCKSTEP,
     Variant("lockstep, refresh 2", "lockstep", refresh=2),
     IN_STEP,
@@ -125,18 +144,17 @@ ALL = (
     Variant("stored, second run, disk, int8", "stored", codec="int8", tier="disk", second=True),
 )
 NAMED = {variant.name: variant for variant in ALL}
-MAIN = (PLAIN, PLAIN_TOGETHER, LOCKSTEP, IN_STEP, RECORDING, SECOND)
+MAIN = (PLAIN, PLAIN_TOGETHER, UNLOCKED, LOCKSTEP, IN_STEP, RECORDING, SECOND)
 
 
 @dataclass(eq=False)
 class Bench:
-    """A model and a clip; `folder` for disk tiers, `budget` bytes of the tier that a variant uses."""
+    """A model and a clip; `folder` for disk tiers; `budgets` None: of the tier that a variant uses, as much as it needs."""
 
     model: VideoModel
     run: Run
     folder: str
-    budget: int = 64 * 10**9
-    text: Texts = field(init=False)
+    budgets: Budgets | None = None
 
     def __post_init__(self):
         self.device, self.dtype = self.model.device, self.model.transformer.dtype
@@ -144,7 +162,7 @@ class Bench:
         self.z_src = self._made(shape, CLIP_SEED)
         self.path = NoisedPath(self.z_src, self._made(shape, SOURCE_SEED))
         self.edit = torch.zeros(self.run.grid)
-        self.edit[:, : round(FREE_SHARE * self.run.grid[1] / 2) * 2] = 1.0
+        self.edit[:, : self.run.free_lines] = 1.0
         self.tokens = token_mask(self.edit, PATCH)
         self.settings = SessionSettings(LockSchedule("constant", start_percent=1.0 - self.run.locked))
 
@@ -158,16 +176,19 @@ class Bench:
         return Texts(cond, uncond, source)
 
     def settings_of(self, variant: Variant) -> SourceSettings:
-        return SourceSettings(variant.mode, variant.codec, variant.refresh, Budgets(**{variant.tier: self.budget}))
+        return SourceSettings(variant.mode, variant.codec, variant.refresh, self.budgets or Budgets(**{variant.tier: PLENTY}))
 
     def new_store(self, variant: Variant) -> KVStore:
         return self.settings_of(variant).new_store(self.device, self.folder)
 
-    def source(self, variant: Variant, store: KVStore | None, row_seconds: float | None = None) -> tuple[SourceKV, Estimate]:
-        """The mode as `edit` makes it."""
+    def described(self, variant: Variant, row_seconds: float | None = None) -> RunSource:
         sigmas = make_scheduler("euler", self.run.steps, SHIFT).sigmas.tolist()[: self.run.steps]
         known = SourceRun(self.model, self.z_src, self.path, self.texts(0), self.settings, self.tokens, sigmas, variant.refresh)
-        return source_mode(self.settings_of(variant), known.described(row_seconds), store, tell=_not_expected)
+        return known.described(row_seconds)
+
+    def source(self, variant: Variant, store: KVStore | None, row_seconds: float | None = None) -> tuple[SourceKV, Estimate]:
+        """The mode as `edit` makes it."""
+        return source_mode(self.settings_of(variant), self.described(variant, row_seconds), store, tell=_not_expected)
 
     def sampled(self, source: SourceKV | None, prompt: int = 0) -> Tensor:
         """Latents of a whole run; without a source of plain sampling."""
@@ -179,13 +200,15 @@ class Bench:
         return sample(self.model.transformer, scheduler, noise, self.texts(prompt), CFG, session=session, source=self.path)
 
     @torch.no_grad()
-    def sampled_together(self) -> Tensor:
-        """Plain sampling with cond and uncond in one call, as ComfyUI makes it."""
+    def sampled_together(self, source_too: bool = False) -> Tensor:
+        """Plain sampling with all rows of a step in one call, as ComfyUI makes it."""
         scheduler, texts = make_scheduler("euler", self.run.steps, SHIFT, self.device), self.texts(0)
-        latents, words = self._made(self.z_src.shape, 30), torch.cat([texts.cond, texts.uncond])
+        latents, rows = self._made(self.z_src.shape, 30), [texts.cond, texts.uncond, texts.source if source_too else None]
+        words = torch.cat([row for row in rows if row is not None])
         for t in scheduler.timesteps:
-            cond, uncond = velocity_of(self.model.transformer, torch.cat([latents] * 2), t, words).chunk(2)
-            latents = scheduler.step(uncond + CFG * (cond - uncond), t, latents, return_dict=False)[0]
+            cond, *others = velocity_of(self.model.transformer, latents.expand(len(words), -1, -1, -1, -1), t, words).chunk(len(words))
+            velocity = others[0] + CFG * (cond - others[0]) if self.run.cfg else cond
+            latents = scheduler.step(velocity, t, latents, return_dict=False)[0]
         return latents
 
 
