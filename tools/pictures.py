@@ -29,7 +29,7 @@ import examples  # noqa: E402
 import server  # noqa: E402
 from PIL import Image  # noqa: E402
 
-SIZE = {"width": 1900, "height": 1180}
+SIZE = {"width": 1900, "height": 1480}  # as high as KV-Lock Sampler with its chart
 HIDDEN = (
     ".comfyui-body-top,.comfyui-body-left,.comfyui-body-right,.comfyui-body-bottom,.p-toast,.side-tool-bar-container,.workflow-tabs-container,"
     ".actionbar,.p-dialog-mask,[class*=minimap],.p-buttongroup,.graph-canvas-panel,[role=status]{display:none!important}"
