@@ -134,12 +134,25 @@ def choose(mode: str, shape: RunShape, codec: Codec, budgets: Budgets, row_fits:
 
 
 def estimate(
-    mode: str, reason: str, shape: RunShape, codec: Codec, budgets: Budgets, *, found: int = 0, row_seconds: float | None = None
+    mode: str,
+    reason: str,
+    shape: RunShape,
+    codec: Codec,
+    budgets: Budgets,
+    *,
+    found: int = 0,
+    row_seconds: float | None = None,
+    row_fits: bool = True,
 ) -> Estimate:
-    """What a run in `mode` will keep and cost; `found` evaluations are kept already."""
+    """What a run in `mode` will keep and cost; `found` evaluations are kept already.
+
+    Where neither the row fits nor one step's K,V, each row of an evaluation runs with a source row of its own.
+    """
     steps = {"stored": shape.passes, "in_step": min(shape.passes, 1), "lockstep": int(shape.refresh_every > 1 and shape.passes > 0)}[mode]
     tiers, fitting = _filled(steps, shape, codec, budgets)
     passes = shape.passes - (found if mode == "stored" else 0)
+    if mode == "lockstep" and not row_fits and shape.step_bytes(codec) > budgets.total:
+        passes *= shape.rows
     return Estimate(
         mode, reason, tiers, shape.passes, found, fitting, shape.slowdown(passes), shape.evaluations * shape.rows, row_seconds
     )  # fmt: skip

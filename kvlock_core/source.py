@@ -187,8 +187,8 @@ class Stored(SourceKV):
     ):
         super().__init__(store, refresh_every=refresh_every)
         self._identity, self._moment_of, self._blocks, self._tell = identity, moment_of, tuple(blocks), tell
-        self.found, self.missed = 0, Counter()
-        self._fails = False
+        self.found, self.recorded, self.missed = 0, 0, Counter()
+        self._fails, self._is_first = False, not store.keys
         fresh = list(schedule)[::refresh_every]
         store.expect(self._key_of(step, sigma) for step, sigma in fresh)
 
@@ -211,8 +211,10 @@ class Stored(SourceKV):
 
     def end(self) -> None:
         """The step is over and its recording complete."""
-        if self._recorded:
+        if self._opened and self._recorded:
             self._store.seal(self._key)
+            self.recorded += 1
+            self._opened = False
 
     def close(self) -> None:
         """The run is over; what an error or an interrupt left incomplete goes."""
@@ -226,9 +228,10 @@ class Stored(SourceKV):
 
     @property
     def summary(self) -> str:
-        """One line for the user: how many evaluations were found, and why the others were not."""
+        """One line for the user: how many evaluations were found, why the others were not, and how many are kept now."""
         missed = "; ".join(f"{count} not: {reason}" for reason, count in self.missed.items())
-        return f"source K,V of {self.found} of {self.found + self.missed.total()} locked steps were kept" + (f" ({missed})" if missed else "")
+        told = f"source K,V of {self.found} of {self.found + self.missed.total()} locked steps were kept"
+        return told + (f" ({missed})" if missed else "") + (f"; {self.recorded} recorded now" if self.recorded else "")
 
     def _key_of(self, step: int, sigma: float) -> SourceKey:
         return SourceKey(self._identity, self._moment_of(step, sigma))
@@ -239,7 +242,7 @@ class Stored(SourceKV):
         if reason is None:
             self.found += 1
             return True
-        self.missed[reason] += 1
+        self.missed["nothing was recorded before" if self._is_first else reason] += 1
         return False
 
     def _let_go(self) -> None:

@@ -99,8 +99,8 @@ def source_mode(
     else:
         source, found = _for_this_run(mode, settings, run), 0
     return source, estimate(
-        mode, reason, run.shape, packing, settings.budgets, found=found, row_seconds=run.row_seconds
-    )  # fmt: skip
+        mode, reason, run.shape, packing, settings.budgets, found=found, row_seconds=run.row_seconds, row_fits=run.row_fits
+    )
 
 
 def _for_this_run(mode: str, settings: SourceSettings, run: RunSource) -> SourceKV:

@@ -71,6 +71,13 @@ def test_time_is_counted_in_rows():
     assert said.extra_seconds == 20.0 and "20 s more" in said.text and said.rows == 30.0
 
 
+def test_rows_that_run_in_turn_are_counted():
+    """No room for the row nor for one step: each of the two conditions has a source row of its own."""
+    packing, step = codec("same"), SHAPE.step_bytes(codec("same"))
+    assert estimate("lockstep", "", SHAPE, packing, Budgets(memory=step - 1), row_fits=False).slowdown == 1 + 8 * 0.5 / 20
+    assert estimate("lockstep", "", SHAPE, packing, Budgets(memory=step), row_fits=False).slowdown == 1 + 4 * 0.5 / 20
+
+
 def test_auto_goes_by_what_fits_and_says_so():
     packing, step = codec("same"), SHAPE.step_bytes(codec("same"))
     assert choose("auto", SHAPE, packing, Budgets(), True)[0] == "lockstep"
