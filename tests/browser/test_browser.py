@@ -73,8 +73,8 @@ def test_example_workflow(page, path):
         return all(app.rootGraph).filter(n => !n.subgraph && !(n.type in LiteGraph.registered_node_types)).map(n => n.type) }"""
     )
     assert missing == []
-    saved = {node["id"]: node.get("widgets_values") for node in page.saved()["nodes"] if node["type"].startswith("KVLock")}
-    given = {node["id"]: node.get("widgets_values") for node in workflow["nodes"] if node["type"].startswith("KVLock")}
+    saved = {node["id"]: node.get("widgets_values") or [] for node in page.saved()["nodes"] if node["type"].startswith("KVLock")}
+    given = {node["id"]: node.get("widgets_values") or [] for node in workflow["nodes"] if node["type"].startswith("KVLock")}
     assert {int(name): values for name, values in saved.items()} == {int(name): values for name, values in given.items()}
 
 
