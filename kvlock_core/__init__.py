@@ -49,7 +49,7 @@ from .session import LockSession
 from .settings import SessionSettings
 from .source import InStep, Lockstep, SourceKV, Stored
 from .store import KVStore
-from .supply import RunSource, SourceSettings, locked_blocks, locked_schedule, source_mode
+from .supply import RunSource, SourceSettings, locked_blocks, locked_schedule, run_source, source_mode
 from .tiers import DiskTier, MemoryTier
 from .tokens import grow_mask, invert_mask, latent_mask, lockable_positions, mask_coverage, token_mask
 from .trace import RunTrace
@@ -134,6 +134,7 @@ __all__ = [
     "noised",
     "psnr",
     "psnr_per_frame",
+    "run_source",
     "s_star",
     "save_cache",
     "seam_mismatch",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .codec import codec
 from .errors import CacheFileError, SettingsError
-from .identity import SourceKey
+from .identity import SourceKey, bytes_of
 from .store import KVStore, entry_name
 from .tiers import Packed, Tier
 
@@ -129,8 +129,8 @@ def _write(file: BinaryIO, store: KVStore, progress: Progress) -> None:
     header, total = _layout(store, "0" * 64)
     file.write(header)
     digest, done = hashlib.sha256(), 0
-    for tensor in _tensors(store):
-        data = memoryview(_bytes_of(tensor))
+    for _, tensor in _named(store):
+        data = memoryview(bytes_of(tensor))
         digest.update(data)
         file.write(data)
         done += len(data)
@@ -166,14 +166,6 @@ def _named(store: KVStore) -> Iterator[tuple[str, Tensor]]:
         for block in store.blocks_of(key):
             for part, tensor in sorted(store.packed(key, block).items()):
                 yield f"{index}.{block}.{part}", tensor
-
-
-def _tensors(store: KVStore) -> Iterator[Tensor]:
-    return (tensor for _, tensor in _named(store))
-
-
-def _bytes_of(tensor: Tensor):
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 # reading --------------------------------------------------------------------------------------------------------------

@@ -68,10 +68,15 @@ def fingerprint(*parts: Tensor | str) -> str:
     for part in parts:
         if isinstance(part, Tensor):
             digest.update(f"{tuple(part.shape)}{part.dtype}|".encode())
-            digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(bytes_of(part))
         else:
             digest.update(f"{len(part)}|{part}".encode())  # the length tells where it ends
     return digest.hexdigest()[:32]
+
+
+def bytes_of(tensor: Tensor):
+    """The values of a tensor as a flat array of bytes, which is a view where it lies on the CPU in one piece."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 #: Values of every weight that count for the identity of a model: a changed or added LoRA moves them all.

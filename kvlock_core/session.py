@@ -26,9 +26,9 @@ class LockSession:
 
     `edit` (T,h,w) latent edit mask: where risk is measured. `tokens` (L,) token edit mask: what stays free (M1). Each
     may be None if nothing needs it. `steps` of the whole run, `omega0` the sampler's CFG scale, `source` the source
-    mode, by default Lockstep(), or an object that only has `provide`. One session is one run: make a new one for the next. A run that continues another one,
-    e.g. with a second model, is given its `window`; it must have been made with the same risk settings. Raises
-    SettingsError, MaskError.
+    mode, by default Lockstep(), or an object that only has `provide`. One session is one run: make a new one for the next.
+    A run that continues another one, e.g. with a second model, is given its `window`; it must have been made with the same
+    risk settings. Raises SettingsError, MaskError.
     """
 
     def __init__(

@@ -18,6 +18,7 @@ from .settings import SessionSettings
 from .source import InStep, Lockstep, SourceKV, Stored
 from .store import KVStore
 from .tiers import DiskTier, MemoryTier, Tier
+from .tokens import lockable_positions
 
 _log = logging.getLogger("kvlock")
 
@@ -56,11 +57,12 @@ class SourceSettings:
 
 @dataclass(frozen=True, eq=False)
 class RunSource:
-    """What a host knows of one run when it begins.
+    """What a host knows of one run when it begins; `run_source` makes it.
 
-    `shape` of its cost; `identity()` and `moment_of(step, sigma)` of its K,V, asked where a store is; `positions` (n,) of the tokens it can lock, None =
-    all; `blocks` it locks; `schedule` its evaluations that may lock, as (step, sigma); `device` it computes on, `folder` for the disk tier; `row_fits` whether the device has room for
-    one more batch row; `row_seconds` of one row where it was measured.
+    `shape` of its cost; `identity()` and `moment_of(step, sigma)` of its K,V, asked where a store is; `positions` (n,) of the
+    tokens it can lock, None = all; `blocks` it locks; `schedule` its evaluations that may lock, as (step, sigma); `device` it
+    computes on, `folder` for the disk tier; `row_fits` whether the device has room for one more batch row; `row_seconds` of
+    one row where it was measured.
     """
 
     shape: RunShape
@@ -73,6 +75,37 @@ class RunSource:
     folder: Path | str
     row_fits: bool = True
     row_seconds: float | None = None
+
+
+def run_source(
+    session: SessionSettings,
+    refresh_every: int,
+    tokens: Tensor,
+    sigmas: Sequence[float],
+    *,
+    steps: int,
+    first: int = 0,
+    batch: int,
+    rows: int,
+    attention: tuple[int, int, int],
+    dtype: torch.dtype,
+    **known,
+) -> RunSource:
+    """A run of `session` with the token edit mask `tokens` (L,), over the `sigmas` of the steps `first`, ... of `steps`.
+    `refresh_every` as in `SourceKV`.
+
+    `batch` of latents, `rows` of an evaluation without the source, `attention` (heads, dim, blocks) of the model, `dtype` of
+    its K,V; `known` are the fields of `RunSource` that only the host can tell. Raises SettingsError.
+    """
+    heads, dim, count = attention
+    positions, blocks = lockable_positions(tokens), locked_blocks(session, count)
+    schedule = locked_schedule(session, sigmas, steps, first)
+    shape = RunShape(
+        batch=batch, heads=heads, tokens=len(tokens if positions is None else positions), dim=dim, dtype=dtype, blocks=len(blocks),
+        model_blocks=count, last_block=blocks[-1], locked=len(schedule), evaluations=len(sigmas), rows=rows,
+        refresh_every=refresh_every,
+    )  # fmt: skip
+    return RunSource(shape=shape, positions=positions, blocks=blocks, schedule=schedule, **known)
 
 
 def source_mode(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -74,7 +74,7 @@ def sample(
     if source is None and session is not None and session.settings.lock is not None:
         raise SettingsError("a session with a lock needs the source; pass source=NoisedPath(z_src, noise)")
     latents, steps = noise, len(scheduler.timesteps)
-    with _run_of(session), _watched(transformer, session) as rider:
+    with _watched(transformer, session) as rider:
         for step, t in enumerate(scheduler.timesteps):
             sigma = float(scheduler.sigmas[step])
             latents = latents if composite is None else composite.noisy(latents, step, sigma)
@@ -154,20 +154,19 @@ def _checked_source(z_src: Tensor, latents: Tensor) -> Tensor:
     return z_src.to(latents)
 
 
-def _watched(transformer: nn.Module, session: LockSession | None) -> AbstractContextManager[Rider | None]:
-    if session is None:
-        return nullcontext()
-    locks = session.settings.lock is not None
-    return riding(transformer, session, locked_blocks(session.settings, len(transformer.blocks))[-1] if locks else None)
-
-
 @contextmanager
-def _run_of(session: LockSession | None) -> Iterator[None]:
+def _watched(transformer: nn.Module, session: LockSession | None) -> Iterator[Rider | None]:
+    """The session in the model's attention for one run, which ends with it; None without a session."""
+    if session is None:
+        yield None
+        return
     try:
-        yield
+        locks = session.settings.lock is not None
+        last = locked_blocks(session.settings, len(transformer.blocks))[-1] if locks else None
+        with riding(transformer, session, last) as rider:
+            yield rider
     finally:
-        if session is not None:
-            session.close()
+        session.close()
 
 
 def velocity_of(transformer: nn.Module, latents: Tensor, t: Tensor, words: Tensor) -> Tensor:

@@ -11,16 +11,13 @@ from torch import Tensor
 
 from kvlock_core import (
     Moment,
-    RunShape,
     RunSource,
     SessionSettings,
     SourceError,
     SourceIdentity,
     SourcePath,
     fingerprint,
-    lockable_positions,
-    locked_blocks,
-    locked_schedule,
+    run_source,
     weights_fingerprint,
 )
 
@@ -49,35 +46,17 @@ class SourceRun:
 
     def described(self, row_seconds: float | None = None) -> RunSource:
         """For `kvlock_core.source_mode`."""
-        device = self.model.device
-        return RunSource(
-            shape=self._shape(),
+        net, config = self.model.transformer, self.model.transformer.config
+        return run_source(
+            self.session, self.refresh_every, self.tokens, self.sigmas, steps=len(self.sigmas), batch=len(self.z_src),
+            rows=1 if self.texts.uncond is None else 2, dtype=net.dtype,
+            attention=(config.num_attention_heads, config.attention_head_dim, len(net.blocks)),
             identity=self._identity,
             moment_of=self._moments(),
-            positions=lockable_positions(self.tokens),
-            blocks=locked_blocks(self.session, self._block_count),
-            schedule=self._schedule,
-            device=device,
+            device=self.model.device,
             folder=tempfile.gettempdir(),
-            row_fits=self._row_bytes() < free_bytes(device),
+            row_fits=self._row_bytes() < free_bytes(self.model.device),
             row_seconds=row_seconds,
-        )
-
-    @property
-    def _block_count(self) -> int:
-        return len(self.model.transformer.blocks)
-
-    @property
-    def _schedule(self) -> list[tuple[int, float]]:
-        return locked_schedule(self.session, self.sigmas, len(self.sigmas))
-
-    def _shape(self) -> RunShape:
-        config, blocks = self.model.transformer.config, locked_blocks(self.session, self._block_count)
-        return RunShape(
-            batch=len(self.z_src), heads=config.num_attention_heads, dim=config.attention_head_dim,
-            tokens=int((self.tokens < 1).sum()), dtype=self.model.transformer.dtype, blocks=len(blocks), model_blocks=self._block_count,
-            last_block=blocks[-1], locked=len(self._schedule), evaluations=len(self.sigmas),
-            rows=1 if self.texts.uncond is None else 2, refresh_every=self.refresh_every,
         )  # fmt: skip
 
     def _identity(self) -> SourceIdentity:
@@ -95,9 +74,10 @@ class SourceRun:
         return lambda step, sigma: Moment(sigma, self.path.noise_key(step), text)
 
     def _row_bytes(self) -> int:
-        shape, config = self._shape(), self.model.transformer.config
-        width = shape.heads * shape.dim
-        return round(row_tensors(width, config.ffn_dim) * len(self.tokens) * width * shape.dtype.itemsize * shape.batch)
+        config = self.model.transformer.config
+        width = config.num_attention_heads * config.attention_head_dim
+        tensors = row_tensors(width, config.ffn_dim) * len(self.z_src)
+        return round(tensors * len(self.tokens) * width * self.model.transformer.dtype.itemsize)
 
 
 def row_tensors(width: int, feed_forward: int) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 from graph import BAD, BLUE, GOOD, GREEN, ORANGE, Graph, Node, Out
 from notes import NOTES
 
@@ -32,56 +34,56 @@ NARROW, WIDE = 330, 350
 SEED = 42
 
 
+@dataclass(frozen=True)
+class Start:
+    """What every workflow begins with: model, clip, mask and words."""
+
+    model: Out
+    vae: Out
+    frames: Node
+    mask: Out
+    latent: Out
+    told: Out
+    positive: Out
+    negative: Out
+
+
 def edit_one_thing(g: Graph) -> None:
-    model, clip, vae = _models(g, T2V_SMALL)
-    g.note(NOTES["one"], 430)
-    frames, mask = _clip_and_mask(g)
-    told, positive, negative = _words(g, clip)
-    latent, mask = _as_the_model_sees_it(g, model["MODEL"], frames["images"], mask, vae)
-    g.column(WIDE)
-    held = _held(g, "6  What is held", model["MODEL"], latent, mask, told)
+    start = _start(g, _models(g, T2V_SMALL), NOTES["one"], 430)
+    held = _held(g, "6  What is held", start)
     g.group("7  Edit", ORANGE)
-    edit = g.add("KVLockSampler", model=model["MODEL"], source=held["source"], positive=positive, negative=negative, seed=SEED, cfg=6.0)
-    _result(g, "8  Result", edit["latent"], vae, frames, edit["report"])
+    edit = g.add("KVLockSampler", model=start.model, source=held["source"], positive=start.positive, negative=start.negative, seed=SEED, cfg=6.0)
+    _result(g, "8  Result", edit["latent"], start, edit["report"])
 
 
 def patch_nodes(g: Graph) -> None:
-    model, clip, vae = _models(g, T2V_SMALL)
-    g.note(NOTES["patch"], 470)
-    frames, mask = _clip_and_mask(g)
-    told, positive, negative = _words(g, clip)
-    latent, mask = _as_the_model_sees_it(g, model["MODEL"], frames["images"], mask, vae)
-    g.column(WIDE)
-    held = _held(g, "6  What is held", model["MODEL"], latent, mask, told)
+    start = _start(g, _models(g, T2V_SMALL), NOTES["patch"], 470)
+    held = _held(g, "6  What is held", start)
     g.group("7  Patches, in any order", ORANGE)
-    locked = g.add("KVLockApply", model=model["MODEL"], source=held["source"], lock_schedule="risk", end_percent=0.6, alpha_ceiling=0.5, tau=16.0)
+    locked = g.add("KVLockApply", model=start.model, source=held["source"], lock_schedule="risk", end_percent=0.6, alpha_ceiling=0.5, tau=16.0)
     guided = g.add("KVLockCFGSchedule", model=locked["model"], omega_ceiling=1.25, end_percent=0.6, tau=16.0, use_s_star=False)
     watched = g.add("KVLockMonitor", model=guided["model"], source=held["source"])
     g.column(WIDE)
     g.group("8  Edit, with ComfyUI's own sampler", ORANGE)
-    edit = _ksampler(g, watched["model"], positive, negative, held["latent"])
-    _result(g, "9  Result", edit["LATENT"], vae, frames, watched["report"])
+    edit = _ksampler(g, watched["model"], start, held["latent"])
+    _result(g, "9  Result", edit["LATENT"], start, watched["report"])
 
 
 def vace(g: Graph) -> None:
-    model, clip, vae = _models(g, VACE)
-    g.note(NOTES["vace"], 470)
-    frames, mask = _clip_and_mask(g)
-    told, positive, negative = _words(g, clip)
-    latent, mask = _as_the_model_sees_it(g, model["MODEL"], frames["images"], mask, vae, snap=True)
+    start = _start(g, _models(g, VACE), NOTES["vace"], 470, snap=True)
     g.column(WIDE)
     g.group("6  What VACE is shown", GREEN)
-    size = g.add("GetImageSize", image=frames["images"])
-    shown = {"vae": vae, "width": size["width"], "height": size["height"], "length": size["batch_size"]}
-    shown |= {"control_video": frames["images"], "control_masks": mask}
-    edit_text = g.add("WanVaceToVideo", "VACE: the edit", positive=positive, negative=negative, **shown)
-    source_text = g.add("WanVaceToVideo", "VACE: the source", positive=told, negative=negative, **shown)
-    g.column(WIDE)
-    held = _held(g, "7  What is held", model["MODEL"], latent, mask, source_text["positive"])
+    images = start.frames["images"]
+    size = g.add("GetImageSize", image=images)
+    shown = {"vae": start.vae, "width": size["width"], "height": size["height"], "length": size["batch_size"]}
+    shown |= {"control_video": images, "control_masks": start.mask, "negative": start.negative}
+    edit_text = g.add("WanVaceToVideo", "VACE: the edit", positive=start.positive, **shown)
+    source_text = g.add("WanVaceToVideo", "VACE: the source", positive=start.told, **shown)
+    held = _held(g, "7  What is held", replace(start, told=source_text["positive"]))
     g.group("8  Edit", ORANGE)
-    edit = g.add("KVLockSampler", model=model["MODEL"], source=held["source"], positive=edit_text["positive"],
+    edit = g.add("KVLockSampler", model=start.model, source=held["source"], positive=edit_text["positive"],
                  negative=edit_text["negative"], seed=SEED, cfg=6.0)  # fmt: skip
-    _result(g, "9  Result", edit["latent"], vae, frames, edit["report"])
+    _result(g, "9  Result", edit["latent"], start, edit["report"])
 
 
 def two_experts(g: Graph) -> None:
@@ -91,27 +93,23 @@ def two_experts(g: Graph) -> None:
     low = g.add("UNETLoader", "Low noise expert", unet_name=LOW)
     clip, vae = _text_and_vae(g)
     high, low = (g.add("ModelSamplingSD3", f"Shift, {n} noise", model=m["MODEL"], shift=8.0)["MODEL"] for n, m in (("high", high), ("low", low)))
-    g.note(NOTES["experts"], 500)
-    frames, mask = _clip_and_mask(g)
-    told, positive, negative = _words(g, clip)
-    latent, mask = _as_the_model_sees_it(g, high, frames["images"], mask, vae)
-    g.column(WIDE)
-    held = _held(g, "6  What is held, for both experts", high, latent, mask, told)
+    start = _start(g, (high, clip, vae), NOTES["experts"], 500)
+    held = _held(g, "6  What is held, for both experts", start)
     g.group("7  Locks: one for each expert", ORANGE)
     watched = []
     for name, model in (("high noise", high), ("low noise", low)):
         locked = g.add("KVLockApply", f"KV-Lock, {name}", model=model, source=held["source"])
         watched.append(g.add("KVLockMonitor", f"Monitor, {name}", model=locked["model"], source=held["source"]))
     g.column(WIDE)
-    first, second = _two_stages(g, watched, positive, negative, held["latent"])
+    first, second = _two_stages(g, watched, start, held["latent"])
     g.group("9  What the high noise expert did", BLUE)
     g.add("KVLockReport", report=watched[0]["report"], latent=first)
-    _result(g, "10  Result", second, vae, frames, watched[1]["report"])
+    _result(g, "10  Result", second, start, watched[1]["report"])
 
 
-def _two_stages(g: Graph, watched: list[Node], positive: Out, negative: Out, latent: Out) -> tuple[Out, Out]:
+def _two_stages(g: Graph, watched: list[Node], start: Start, latent: Out) -> tuple[Out, Out]:
     """The second stage's mask is white: the one of the first would keep a half-denoised latent (docs/hosts.md)."""
-    common = {"positive": positive, "negative": negative, "noise_seed": SEED, "steps": 20, "cfg": 3.5, "sampler_name": "euler"}
+    common = {"positive": start.positive, "negative": start.negative, "noise_seed": SEED, "steps": 20, "cfg": 3.5, "sampler_name": "euler"}
     g.group("8  Edit: high noise, then low noise", ORANGE)
     first = g.add("KSamplerAdvanced", "1st half: high noise", model=watched[0]["model"], latent_image=latent, end_at_step=10,
                   return_with_leftover_noise="enable", **common)  # fmt: skip
@@ -123,31 +121,21 @@ def _two_stages(g: Graph, watched: list[Node], positive: Out, negative: Out, lat
 
 
 def four_steps(g: Graph) -> None:
-    model, clip, vae = _models(g, T2V_LARGE, shift=5.0, lora=LORA)
-    g.note(NOTES["four"], 470)
-    frames, mask = _clip_and_mask(g)
-    told, positive, negative = _words(g, clip)
-    latent, mask = _as_the_model_sees_it(g, model["MODEL"], frames["images"], mask, vae)
-    g.column(WIDE)
-    held = _held(g, "6  What is held", model["MODEL"], latent, mask, told)
+    start = _start(g, _models(g, T2V_LARGE, shift=5.0, lora=LORA), NOTES["four"], 470)
+    held = _held(g, "6  What is held", start)
     g.group("7  Edit in 4 steps", ORANGE)
-    edit = g.add("KVLockSampler", model=model["MODEL"], source=held["source"], positive=positive, negative=negative, seed=SEED,
+    edit = g.add("KVLockSampler", model=start.model, source=held["source"], positive=start.positive, negative=start.negative, seed=SEED,
                  steps=4, cfg=1.0, sampler_name="lcm", lock_schedule="constant")  # fmt: skip
-    _result(g, "8  Result", edit["latent"], vae, frames, edit["report"])
+    _result(g, "8  Result", edit["latent"], start, edit["report"])
 
 
 def compare(g: Graph) -> None:
-    model, clip, vae = _models(g, T2V_SMALL)
-    g.note(NOTES["compare"], 470)
-    frames, mask = _clip_and_mask(g)
-    told, positive, negative = _words(g, clip)
-    latent, mask = _as_the_model_sees_it(g, model["MODEL"], frames["images"], mask, vae)
-    g.column(WIDE)
-    held = _held(g, "6  What is held", model["MODEL"], latent, mask, told)
+    start = _start(g, _models(g, T2V_SMALL), NOTES["compare"], 470)
+    held = _held(g, "6  What is held", start)
     g.group("7  A: no lock, only watched", BLUE)
-    watched = g.add("KVLockMonitor", model=model["MODEL"], source=held["source"])
-    free = _ksampler(g, watched["model"], positive, negative, latent)
-    common = {"model": model["MODEL"], "source": held["source"], "positive": positive, "negative": negative, "seed": SEED, "cfg": 6.0}
+    watched = g.add("KVLockMonitor", model=start.model, source=held["source"])
+    free = _ksampler(g, watched["model"], start, start.latent)
+    common = {"model": start.model, "source": held["source"], "positive": start.positive, "negative": start.negative, "seed": SEED, "cfg": 6.0}
     g.column(WIDE)
     g.group("8  B: fixed lock, no composite", ORANGE)
     fixed = g.add("KVLockSampler", "Fixed lock", keep_background=False, lock_schedule="constant", alpha_ceiling=1.0, end_percent=1.0, **common)
@@ -160,16 +148,16 @@ def compare(g: Graph) -> None:
     for name, made, report in runs:
         g.add("KVLockReport", f"Report {name}", report=report, latent=made)
     g.column(NARROW)
-    _side_by_side(g, [made for _, made, _ in runs], vae, frames)
+    _side_by_side(g, [made for _, made, _ in runs], start)
 
 
-def _side_by_side(g: Graph, latents: list[Out], vae: Out, frames: Node) -> None:
+def _side_by_side(g: Graph, latents: list[Out], start: Start) -> None:
     g.group("11  Source, A, B, C in one clip", BLUE)
-    strip = frames["images"]
+    strip = start.frames["images"]
     for name, latent in zip("ABC", latents):
-        decoded = g.add("VAEDecode", f"Decode {name}", samples=latent, vae=vae)
+        decoded = g.add("VAEDecode", f"Decode {name}", samples=latent, vae=start.vae)
         strip = g.add("ImageStitch", f"... beside {name}", image1=strip, image2=decoded["IMAGE"], spacing_width=8)["IMAGE"]
-    _save(g, strip, frames)
+    _save(g, strip, start.frames)
 
 
 WORKFLOWS = {
@@ -195,14 +183,14 @@ def made_workflows(info: dict, versions: dict[str, str]) -> dict[str, dict]:
 # parts ----------------------------------------------------------------------------------------------------------------
 
 
-def _models(g: Graph, unet: str, shift: float = 8.0, lora: str | None = None) -> tuple[Node, Out, Out]:
+def _models(g: Graph, unet: str, shift: float = 8.0, lora: str | None = None) -> tuple[Out, Out, Out]:
     g.column(360)
     g.group("1  Models", BLUE)
     model = g.add("UNETLoader", unet_name=unet)
     if lora:
         model = g.add("LoraLoaderModelOnly", "4-step LoRA", model=model["MODEL"], lora_name=lora)
     clip, vae = _text_and_vae(g)
-    return g.add("ModelSamplingSD3", model=model["MODEL"], shift=shift), clip, vae
+    return g.add("ModelSamplingSD3", model=model["MODEL"], shift=shift)["MODEL"], clip, vae
 
 
 def _text_and_vae(g: Graph) -> tuple[Out, Out]:
@@ -226,27 +214,36 @@ def _words(g: Graph, clip: Out) -> list[Out]:
     return [g.add("CLIPTextEncode", title, colors, clip=clip, text=text)["CONDITIONING"] for title, text, colors in told]
 
 
-def _as_the_model_sees_it(g: Graph, model: Out, frames: Out, mask: Out, vae: Out, snap: bool = False) -> tuple[Out, Out]:
+def _start(g: Graph, models: tuple[Out, Out, Out], note: str, height: int, snap: bool = False) -> Start:
+    """The columns up to what the model sees; `models` (model, text encoder, VAE) stand in the first one, above the note."""
+    model, clip, vae = models
+    g.note(note, height)
+    frames, mask = _clip_and_mask(g)
+    told, positive, negative = _words(g, clip)
     g.group("5  As the model sees it", GREEN)
-    latent = g.add("VAEEncode", pixels=frames, vae=vae)["LATENT"]
-    return latent, g.add("KVLockTokenMask", model=model, edit_mask=mask, frames=frames, snap=snap)["edit_mask"]
+    latent = g.add("VAEEncode", pixels=frames["images"], vae=vae)["LATENT"]
+    mask = g.add("KVLockTokenMask", model=model, edit_mask=mask, frames=frames["images"], snap=snap)["edit_mask"]
+    return Start(model, vae, frames, mask, latent, told, positive, negative)
 
 
-def _held(g: Graph, title: str, model: Out, latent: Out, mask: Out, told: Out) -> Node:
+def _held(g: Graph, title: str, start: Start) -> Node:
+    g.column(WIDE)
     g.group(title, ORANGE)
-    return g.add("KVLockInvertCache", model=model, source_latent=latent, edit_mask=mask, source_conditioning=told)
+    return g.add(
+        "KVLockInvertCache", model=start.model, source_latent=start.latent, edit_mask=start.mask, source_conditioning=start.told
+    )
 
 
-def _ksampler(g: Graph, model: Out, positive: Out, negative: Out, latent: Out) -> Node:
-    return g.add("KSampler", model=model, positive=positive, negative=negative, latent_image=latent, seed=SEED, steps=30, cfg=6.0,
-                 sampler_name="euler", scheduler="simple")  # fmt: skip
+def _ksampler(g: Graph, model: Out, start: Start, latent: Out) -> Node:
+    return g.add("KSampler", model=model, positive=start.positive, negative=start.negative, latent_image=latent, seed=SEED, steps=30,
+                 cfg=6.0, sampler_name="euler", scheduler="simple")  # fmt: skip
 
 
-def _result(g: Graph, title: str, latent: Out, vae: Out, frames: Node, report: Out) -> None:
+def _result(g: Graph, title: str, latent: Out, start: Start, report: Out) -> None:
     g.column(NARROW)
     g.group(title, BLUE)
     g.add("KVLockReport", report=report, latent=latent)
-    _save(g, g.add("VAEDecode", samples=latent, vae=vae)["IMAGE"], frames)
+    _save(g, g.add("VAEDecode", samples=latent, vae=start.vae)["IMAGE"], start.frames)
 
 
 def _save(g: Graph, images: Out, frames: Node) -> None:

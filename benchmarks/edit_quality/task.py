@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from kvlock_core import LockSession, NoisedPath, SessionSettings, draw, latent_mask, token_mask
+from kvlock_core import LockSession, NoisedPath, SessionSettings, draw, fingerprint, latent_mask, token_mask
 from kvlock_diffusers.engine import Texts, make_scheduler
 from kvlock_diffusers.loading import TOY, load_model
 from kvlock_diffusers.models import VideoModel
@@ -102,7 +101,7 @@ class Remembering:
         self.rows += len(latents)
         if len(latents) > 1 or not self._remembers:
             return self._net(latents, t, words, **kwargs)
-        key = hashlib.sha256(b"".join(x.contiguous().numpy().tobytes() for x in (latents, t, words))).digest()
+        key = fingerprint(latents, t, words)
         if key not in self._known:
             self._known[key] = self._net(latents, t, words, **kwargs)
         return self._known[key]

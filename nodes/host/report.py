@@ -5,14 +5,13 @@ A host runs branches in any order and keeps outputs of earlier prompts, so "the 
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...kvlock_core import RunTrace
+from ...kvlock_core import RunTrace, fingerprint
 from .errors import HostError
 
 #: One model may feed several samplers; traces are a few kB each.
@@ -33,14 +32,14 @@ class ByLatent:
         return len(self._values)
 
     def file(self, samples: Tensor, value: Any) -> None:
-        key = fingerprint(samples)
+        key = name_of(samples)
         self._values.pop(key, None)
         self._values[key] = value
         while len(self._values) > self._kept:
             self._values.popitem(last=False)
 
     def find(self, samples: Tensor) -> Any | None:
-        return self._values.get(fingerprint(samples)) if self._values else None
+        return self._values.get(name_of(samples)) if self._values else None
 
 
 class Report:
@@ -67,7 +66,6 @@ class Report:
         return trace
 
 
-def fingerprint(samples: Tensor) -> str:
+def name_of(samples: Tensor) -> str:
     """Same content, same text, also after the host moved the latent to another device or rounded it to float16."""
-    content = samples.detach().to("cpu", torch.float16).contiguous()
-    return hashlib.sha256(content.numpy().tobytes()).hexdigest() + str(tuple(samples.shape))
+    return fingerprint(samples.to(torch.float16))

@@ -10,18 +10,7 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ...kvlock_core import (
-    Estimate,
-    RunShape,
-    RunSource,
-    SessionSettings,
-    SourceKV,
-    SourceSettings,
-    lockable_positions,
-    locked_blocks,
-    locked_schedule,
-    source_mode,
-)
+from ...kvlock_core import Estimate, RunSource, SessionSettings, SourceKV, SourceSettings, run_source, source_mode
 from . import events, memory
 from .identity import dtype_of, identity_of, moments
 from .models import attention_shape
@@ -59,27 +48,13 @@ def source_of_run(
 
 def _described(rows: SourceRows, source: SourceHandle, settings: SessionSettings, timeline: Timeline, noise: Tensor) -> RunSource:
     guider, base_model = rows.guider, rows.guider.inner_model
-    _, _, count = attention_shape(base_model)
-    schedule = locked_schedule(settings, timeline.levels[:-1], timeline.total, timeline.first)
-    return RunSource(
-        shape=_shape(base_model, source, settings, noise, len(schedule), len(timeline.levels) - 1, rows.conditions),
+    return run_source(
+        settings, source.storage.refresh_every, source.tokens, timeline.levels[:-1], steps=timeline.total, first=timeline.first,
+        batch=len(noise), rows=rows.conditions, attention=attention_shape(base_model), dtype=dtype_of(base_model),
         identity=lambda: identity_of(guider, source, noise),
         moment_of=moments(rows.path, rows.conds_at),
-        positions=lockable_positions(source.tokens),
-        blocks=locked_blocks(settings, count),
-        schedule=schedule,
         device=device(),
         folder=scratch_folder(),
         row_fits=memory.fits(base_model, len(noise) * (rows.conditions + 1), rows.grid, {}),
         row_seconds=source.speed.row_seconds,
-    )
-
-
-def _shape(base_model, source, settings: SessionSettings, noise: Tensor, locked: int, evaluations: int, rows: int) -> RunShape:
-    heads, dim, count = attention_shape(base_model)
-    blocks = locked_blocks(settings, count)
-    return RunShape(
-        batch=len(noise), heads=heads, tokens=int((source.tokens < 1).sum()), dim=dim, dtype=dtype_of(base_model),
-        blocks=len(blocks), model_blocks=count, last_block=blocks[-1], locked=locked, evaluations=evaluations, rows=rows,
-        refresh_every=source.storage.refresh_every,
     )  # fmt: skip

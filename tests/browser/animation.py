@@ -3,7 +3,6 @@
 A real run of the toy model in ComfyUI's own page, photographed step by step: needs a ComfyUI, chromium and playwright.
 """
 
-import importlib.util
 import io
 import os
 import sys
@@ -13,9 +12,10 @@ from pathlib import Path
 from PIL import Image
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent / "helpers")]
+sys.path[:0] = [str(HERE), str(HERE.parent / "helpers")]
 
 import comfyui  # noqa: E402
+import conftest as made  # noqa: E402
 
 MONITOR, STEPS = "KVLockMonitor", 24
 LOCK = {"lock_schedule": "risk", "tau": 2.0, "start_percent": 0.2, "end_percent": 0.9}
@@ -26,15 +26,7 @@ NODE = "e => { const b = e.closest('[data-node-id]').getBoundingClientRect(); re
 STEP_MS, LAST_MS, POLL_MS = 220, 2500, 60
 
 
-def by_path(path):
-    spec = importlib.util.spec_from_file_location(f"kvlock_animation_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def main(target):
-    made = by_path(HERE / "conftest.py")
     os.environ["OMP_NUM_THREADS"] = "1"
     from playwright.sync_api import sync_playwright
 
