@@ -50,9 +50,12 @@ class RunShape:
         """K and V of one evaluation."""
         return self.blocks * self.block_bytes(codec)
 
-    def slowdown(self, passes: int) -> float:
-        """Time of the run over that of a run without a lock, counted in rows; a source row ends after the last locked block."""
-        row = (self.last_block + 1) / self.model_blocks
+    def slowdown(self, passes: int, *, apart: bool = False) -> float:
+        """Time of the run over that of a run without a lock, counted in rows.
+
+        A source row ends after the last locked block; one that runs `apart` ends inside it, once K,V are there.
+        """
+        row = (self.last_block + (not apart)) / self.model_blocks
         return 1.0 + passes * row / max(self.evaluations * self.rows, 1)
 
 
@@ -76,7 +79,7 @@ class Budgets:
 @dataclass(frozen=True)
 class Estimate:
     """`tiers` bytes by tier at the end of the run, or at its fullest. `slowdown` of the run that finds `found` of its
-    `passes` evaluations kept; `row_seconds` of one row, if it was measured."""
+    `passes` evaluations kept; `row_seconds` that a whole source row adds, if that was measured."""
 
     mode: str
     reason: str
@@ -154,7 +157,8 @@ def estimate(
     if mode == "lockstep" and not row_fits and shape.step_bytes(codec) > budgets.total:
         passes *= shape.rows
     return Estimate(
-        mode, reason, tiers, shape.passes, found, fitting, shape.slowdown(passes), shape.evaluations * shape.rows, row_seconds
+        mode, reason, tiers, shape.passes, found, fitting, shape.slowdown(passes, apart=mode == "in_step"),
+        shape.evaluations * shape.rows, row_seconds,
     )  # fmt: skip
 
 

@@ -61,8 +61,8 @@ class RunSource:
 
     `shape` of its cost; `identity()` and `moment_of(step, sigma)` of its K,V, asked where a store is; `positions` (n,) of the
     tokens it can lock, None = all; `blocks` it locks; `schedule` its evaluations that may lock, as (step, sigma); `device` it
-    computes on, `folder` for the disk tier; `row_fits` whether the device has room for one more batch row; `row_seconds` of
-    one row where it was measured.
+    computes on, `folder` for the disk tier; `row_fits` whether the device has room for one more batch row;
+    `row_seconds(mode)` that one whole source row adds in a source mode, None where that is not known.
     """
 
     shape: RunShape
@@ -74,7 +74,7 @@ class RunSource:
     device: torch.device
     folder: Path | str
     row_fits: bool = True
-    row_seconds: float | None = None
+    row_seconds: Callable[[str], float | None] = lambda mode: None
 
 
 def run_source(
@@ -131,8 +131,9 @@ def source_mode(
         found = source.findable(run.schedule)
     else:
         source, found = _for_this_run(mode, settings, run), 0
+    row_seconds = run.row_seconds(mode) if found < run.shape.passes else None
     return source, estimate(
-        mode, reason, run.shape, packing, settings.budgets, found=found, row_seconds=run.row_seconds, row_fits=run.row_fits
+        mode, reason, run.shape, packing, settings.budgets, found=found, row_seconds=row_seconds, row_fits=run.row_fits
     )
 
 

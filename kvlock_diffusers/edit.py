@@ -33,7 +33,7 @@ from kvlock_core import (
 
 from .engine import Progress, Texts, make_scheduler, sample, velocity_of
 from .fit import Fit
-from .keeping import SourceRun, row_seconds
+from .keeping import SourceRun
 from .models import VideoModel
 
 SOURCE_NOISES = ("own", "shared", "fresh")
@@ -187,7 +187,7 @@ def _source(model, z_src, path, texts: Texts, scheduler, edit: Tensor, settings:
     run = SourceRun(model, z_src, path, texts, settings.session, tokens, sigmas, settings.source.refresh_every)
     if tell is None:
         return source_mode(settings.source, run.described(), store)[0]
-    source, estimate = source_mode(settings.source, run.described(row_seconds(model, z_src, texts.cond)), store, tell)
+    source, estimate = source_mode(settings.source, run.described(timed=True), store, tell)
     tell(estimate.text)
     return source
 

@@ -24,7 +24,7 @@ from kvlock_core import (
 from .engine import Texts, velocity_of
 from .models import VideoModel
 
-PROBES = 2  # the first call of a kernel is slow
+PROBES = 3  # the first call of a kernel is slow
 
 
 class _BlockRanError(Exception):
@@ -44,8 +44,8 @@ class SourceRun:
     sigmas: list[float]
     refresh_every: int
 
-    def described(self, row_seconds: float | None = None) -> RunSource:
-        """For `kvlock_core.source_mode`."""
+    def described(self, *, timed: bool = False) -> RunSource:
+        """For `kvlock_core.source_mode`; `timed`: the estimate is to be in seconds too."""
         net, config = self.model.transformer, self.model.transformer.config
         return run_source(
             self.session, self.refresh_every, self.tokens, self.sigmas, steps=len(self.sigmas), batch=len(self.z_src),
@@ -56,7 +56,7 @@ class SourceRun:
             device=self.model.device,
             folder=tempfile.gettempdir(),
             row_fits=self._row_bytes() < free_bytes(self.model.device),
-            row_seconds=row_seconds,
+            **({"row_seconds": self._row_seconds} if timed else {}),
         )  # fmt: skip
 
     def _identity(self) -> SourceIdentity:
@@ -72,6 +72,10 @@ class SourceRun:
     def _moments(self):
         text = fingerprint(self.texts.row("source"))
         return lambda step, sigma: Moment(sigma, self.path.noise_key(step), text)
+
+    def _row_seconds(self, mode: str) -> float:
+        rows = 1 if self.texts.uncond is None else 2
+        return row_seconds(self.model, self.z_src, self.texts.cond, rows, apart=mode == "in_step")
 
     def _row_bytes(self) -> int:
         config = self.model.transformer.config
@@ -95,9 +99,17 @@ def free_bytes(device: torch.device) -> float:
 
 
 @torch.no_grad()
-def row_seconds(model: VideoModel, latents: Tensor, words: Tensor) -> float:
-    """Seconds of one row of a step, from its first block alone: `latents` (1,C,T,h,w), `words` (1,tokens,width)."""
-    return min(_first_block_seconds(model, latents, words) for _ in range(PROBES)) * len(model.transformer.blocks)
+def row_seconds(model: VideoModel, latents: Tensor, words: Tensor, rows: int, *, apart: bool) -> float:
+    """Seconds that a source row adds to a step of `rows` calls: run `apart` one call more, else one call of all rows instead.
+
+    Times the first block alone; `latents` (1,C,T,h,w), `words` (1,tokens,width).
+    """
+
+    def call(size: int) -> float:
+        batch = latents.expand(size, -1, -1, -1, -1)
+        return min(_first_block_seconds(model, batch, words) for _ in range(PROBES)) * len(model.transformer.blocks)
+
+    return call(1) if apart else max(call(rows + 1) - rows * call(1), 0.0)
 
 
 def _first_block_seconds(model: VideoModel, latents: Tensor, words: Tensor) -> float:

@@ -15,14 +15,13 @@ OTHER_PROMPT = 1
 
 
 class Ready:
-    """`run()` once for every `begin()`; `store`, `source` and `estimate` are those of the last run."""
+    """`run()` once for every `begin()`; `timed`: the estimate is in seconds too; `store`, `source` and `estimate` are those of the last run."""
 
-    def __init__(self, bench: Bench, variant: Variant):
-        self.bench, self.variant = bench, variant
+    def __init__(self, bench: Bench, variant: Variant, *, timed: bool = False):
+        self.bench, self.variant, self.timed = bench, variant, timed
         self.store: KVStore | None = None
         self.estimate: Estimate | None = None
         self.source: SourceKV | None = None
-        self.row_seconds: float | None = None
         self._run: Callable[[], Tensor] | None = None
 
     def begin(self) -> None:
@@ -35,7 +34,7 @@ class Ready:
             self.store = bench.new_store(variant)
             if variant.second:
                 bench.sampled(bench.source(variant, self.store)[0], OTHER_PROMPT)
-        self.source, self.estimate = bench.source(variant, self.store, self.row_seconds)
+        self.source, self.estimate = bench.source(variant, self.store, timed=self.timed)
         if variant.second and self.estimate.found != self.estimate.passes:
             raise SystemExit(f"{variant.name}: {self.estimate.found} of {self.estimate.passes} evaluations found")
         self._run = lambda: bench.sampled(self.source)

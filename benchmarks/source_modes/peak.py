@@ -1,7 +1,8 @@
 """Peak memory of one run: a fresh process a variant, its resident memory at its highest, against the same of plain sampling.
 
 Linux only: the high-water mark is set back after the model is there (/proc/self/clear_refs), and malloc is told to give large
-blocks back at once, so that resident memory is what is alive. Pages of a disk tier's files that were read count too.
+blocks back at once, so that resident memory is what is alive. Pages of a disk tier's files that were read count too; pages of
+code, which another kernel brings in, do not.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -21,16 +22,18 @@ import torch
 from kvlock_core.codec import codec
 
 from .modes import Ready
-from .timing import K1, K4, warm
+from .timing import K1, K4
 from .world import NAMED, PLAIN_TOGETHER, SIZES, UNLOCKED, WIDTHS, Bench, Run, Size, Variant
 
 ROOT = Path(__file__).parent.parent.parent
 #: glibc: blocks from this size on are pages of their own, and go back when they are freed (mallopt(3)).
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+MALLOC = {"MALLOC_MMAP_MAX_": "65536", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CASES = (("small", Run(K4, 1)), ("large", Run(K1, 1, cfg=False)))
 QUICK = (("small", Run(K1, 1)),)
 
+
+FEW_TOKENS = (1, 8, 8)  # for a run that only brings in the code
 
 #: Every mode and every tier; others differ from them in nothing that takes memory.
 VARIANTS = tuple(
@@ -109,17 +112,21 @@ def in_new_process(size: str, run: Run, variant: Variant, dtype: str = "float32"
 
 
 def one(size: Size, run: Run, variant: Variant, dtype: torch.dtype) -> dict[str, int]:
-    """Bytes in this process: `peak` of resident memory while the run goes, `kept` by the tier of memory at its fullest."""
+    """Bytes in this process: `peak` of resident memory without code while the run goes, `kept` by the tier of memory at its fullest."""
     torch.set_num_threads(1)
     model = size.build("cpu", dtype)
     with tempfile.TemporaryDirectory() as folder:
-        warm(model, folder)
+        few = Ready(Bench(model, replace(run, grid=FEW_TOKENS), folder), variant)
+        few.begin()
+        few.run()
+        few.close()
         ready = Ready(Bench(model, run, folder), variant)
         ready.begin()
         kept = watched(ready)
         set_mark_back()
+        code = of_process("RssFile")
         ready.run()
-        peak = high_water_mark()
+        peak = of_process("VmHWM") - code
         ready.close()
     return {"peak": peak, "kept": max(kept)}
 
@@ -143,9 +150,10 @@ def set_mark_back() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def high_water_mark() -> int:
+def of_process(name: str) -> int:
+    """Bytes of a line of /proc/self/status (proc(5))."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def mb(size: float) -> float:

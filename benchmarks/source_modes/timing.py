@@ -13,8 +13,6 @@ from itertools import pairwise
 
 import torch
 
-from kvlock_diffusers.keeping import row_seconds
-
 from .modes import Ready, rows_counted
 from .world import ALL, IN_STEP, LOCKSTEP, MAIN, NAMED, PLAIN, PLAIN_TOGETHER, RECORDING, SECOND, SIZES, UNLOCKED, Bench, Run, Variant
 
@@ -27,6 +25,8 @@ class Setting:
     run: Run
     rounds: int
     variants: tuple[Variant, ...] = MAIN
+    #: The estimate in seconds is checked too; it times a block three times for each number of rows.
+    timed: bool = False
 
     @property
     def title(self) -> str:
@@ -37,20 +37,34 @@ class Setting:
 INT8_SECOND, DISK_SECOND = NAMED["stored, second run, int8"], NAMED["stored, second run, disk"]
 NO_CFG = (PLAIN, UNLOCKED, LOCKSTEP, IN_STEP, RECORDING, SECOND)
 WITH_FORMATS = (*NO_CFG, INT8_SECOND, DISK_SECOND)
-K1, K4, K8 = (4, 32, 32), (4, 64, 64), (4, 88, 88)  # 1024, 4096, 7744 tokens
+K1, K4, K16 = (4, 32, 32), (4, 64, 64), (4, 128, 128)  # 1024, 4096, 16384 tokens
 FEW = (PLAIN, LOCKSTEP, IN_STEP, SECOND)
-ONCE = (PLAIN, PLAIN_TOGETHER, UNLOCKED, LOCKSTEP, IN_STEP, SECOND)
+#: How every mode, format and tier compares, and how the share of locked steps counts.
 SETTINGS = (
-    Setting("small", Run(K1, 2), 3, ALL),
-    Setting("small", Run(K1, 2, cfg=False), 3, WITH_FORMATS),
-    Setting("small", Run(K1, 5, locked=0.4), 2, FEW),
-    Setting("small", Run(K1, 5, locked=0.2), 2, FEW),
-    Setting("small", Run(K4, 1), 2, ONCE),
-    Setting("small", Run(K4, 1, cfg=False), 2, NO_CFG),
-    Setting("large", Run(K1, 1, cfg=False), 2, (PLAIN, UNLOCKED, LOCKSTEP, SECOND)),
-    Setting("small", Run(K8, 1, cfg=False), 1, (PLAIN, LOCKSTEP, SECOND)),
+    Setting("small", Run(K1, 2), 4, ALL, timed=True),
+    Setting("small", Run(K1, 2, cfg=False), 4, WITH_FORMATS, timed=True),
+    Setting("small", Run(K1, 5, locked=0.4), 3, FEW),
+    Setting("small", Run(K1, 5, locked=0.2), 3, FEW),
+    Setting("small", Run(K4, 5, locked=0.4), 1, FEW),
+    Setting("large", Run(K1, 5, locked=0.4), 1, FEW),
 )
-QUICK = (Setting("small", Run((4, 16, 16), 2), 2, ALL), Setting("small", Run(K1, 1, cfg=False), 1, WITH_FORMATS))
+#: How the modes grow with the clip and with the model; all steps lock.
+GROWTH = (
+    *(Setting("small", Run(grid, 1), rounds, FEW) for grid, rounds in ((K1, 4), (K4, 3), (K16, 1))),
+    *(Setting("small", Run(grid, 1, cfg=False), rounds, FEW) for grid, rounds in ((K1, 4), (K4, 3), (K16, 2))),
+    *(Setting("large", Run(grid, 1), rounds, FEW) for grid, rounds in ((K1, 2), (K4, 1))),
+    *(Setting("large", Run(grid, 1, cfg=False), rounds, FEW) for grid, rounds in ((K1, 3), (K4, 2))),
+    Setting("large, 2 blocks", Run(K16, 1, cfg=False), 1, FEW),
+)
+QUICK = (
+    Setting("small", Run((4, 16, 16), 2), 2, ALL, timed=True),
+    Setting("small", Run(K1, 1, cfg=False), 1, WITH_FORMATS, timed=True),
+)
+
+
+def tables(settings: tuple[Setting, ...]) -> dict[str, dict]:
+    """By title."""
+    return {setting.title: measured(setting) for setting in settings}
 
 
 def measured(setting: Setting) -> dict:
@@ -59,7 +73,7 @@ def measured(setting: Setting) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(model, setting.run, folder)
         warm(model, folder)
-        ready = [Ready(bench, variant) for variant in setting.variants]
+        ready = [Ready(bench, variant, timed=setting.timed) for variant in setting.variants]
         clock, order = Clock(model.transformer.blocks), random.Random(0)
         found = {variant.name: Fastest() for variant in setting.variants}
         for _ in range(setting.rounds):
@@ -113,10 +127,7 @@ class Fastest:
 
 def one_round(ready: list[Ready], clock: Clock, found: dict[str, Fastest]) -> None:
     """Every variant once."""
-    bench = ready[0].bench
-    a_row = row_seconds(bench.model, bench.z_src, bench.texts(0).cond)
     for each in ready:
-        each.row_seconds = a_row
         each.begin()
         found[each.variant.name].add(clock.parts(each.run), each.estimate and each.estimate.extra_seconds)
         each.end()

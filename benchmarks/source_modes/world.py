@@ -63,7 +63,12 @@ class Size:
 
 SIZES = {
     size.name: size
-    for size in (Size("small", 256, 2, 1536, 6), Size("large", 1536, 12, 8960, 4), Size("Wan 1.3B", 1536, 12, 8960, 30))
+    for size in (
+        Size("small", 256, 2, 1536, 6),
+        Size("large", 1536, 12, 8960, 4),
+        Size("large, 2 blocks", 1536, 12, 8960, 2),
+        Size("Wan 1.3B", 1536, 12, 8960, 30),
+    )
 }
 
 
@@ -181,14 +186,14 @@ class Bench:
     def new_store(self, variant: Variant) -> KVStore:
         return self.settings_of(variant).new_store(self.device, self.folder)
 
-    def described(self, variant: Variant, row_seconds: float | None = None) -> RunSource:
+    def described(self, variant: Variant, *, timed: bool = False) -> RunSource:
         sigmas = make_scheduler("euler", self.run.steps, SHIFT).sigmas.tolist()[: self.run.steps]
         known = SourceRun(self.model, self.z_src, self.path, self.texts(0), self.settings, self.tokens, sigmas, variant.refresh)
-        return known.described(row_seconds)
+        return known.described(timed=timed)
 
-    def source(self, variant: Variant, store: KVStore | None, row_seconds: float | None = None) -> tuple[SourceKV, Estimate]:
+    def source(self, variant: Variant, store: KVStore | None, *, timed: bool = False) -> tuple[SourceKV, Estimate]:
         """The mode as `edit` makes it."""
-        return source_mode(self.settings_of(variant), self.described(variant, row_seconds), store, tell=_not_expected)
+        return source_mode(self.settings_of(variant), self.described(variant, timed=timed), store, tell=_not_expected)
 
     def sampled(self, source: SourceKV | None, prompt: int = 0) -> Tensor:
         """Latents of a whole run; without a source of plain sampling."""

@@ -69,6 +69,8 @@ def test_time_is_counted_in_rows():
     assert held.passes == 4 and estimate("lockstep", "", held, codec("same"), Budgets()).slowdown == 1.2
     said = estimate("lockstep", "", whole, codec("same"), Budgets(), row_seconds=2.0)
     assert said.extra_seconds == 20.0 and "20 s more" in said.text and said.rows == 30.0
+    apart = estimate("in_step", "", whole, codec("same"), Budgets(memory=10**9), row_seconds=2.0)
+    assert apart.slowdown == pytest.approx(1 + 0.5 * 5 / 6)  # it ends in the last locked block, once K,V are there
 
 
 def test_rows_that_run_in_turn_are_counted():

@@ -156,7 +156,8 @@ def test_budgets_too_small_for_a_step_are_named(model):
 
 
 def test_row_seconds_measures_and_leaves_no_hook(model):
-    assert row_seconds(model, tiny.latent(), TEXTS.cond) > 0
+    assert row_seconds(model, tiny.latent(), TEXTS.cond, 2, apart=True) > 0
+    assert row_seconds(model, tiny.latent(), TEXTS.cond, 2, apart=False) >= 0
     assert not any(block._forward_pre_hooks or block._forward_hooks for block in model.transformer.blocks)
 
 
