@@ -25,7 +25,9 @@ STEPS, LOCKABLE = 20, 0.8
 DEFAULT_STEPS = sum(COMPOSITE_LOCK.is_active(step, STEPS) for step in range(STEPS))
 #: Work that a card sustains on such a model, 10^12 operations a second: assumed, for a middling and a fast card of today.
 CARDS_TFLOPS = (50, 150)
-BUS_GBS = (12, 25)  # page-locked copies over PCIe 3.0 x16 and 4.0 x16
+BUS_GBS = {"3.0": 12, "4.0": 25}  # page-locked copies over 16 lanes of PCIe: assumed
+#: Into the page-locked buffer, by one core, before they cross: assumed. One after the other, in a thread of its own.
+BUFFER_GBS = 10
 DISK_GBS = 5  # a good NVMe disk
 VRAM = (8, 12, 16, 24, 48)
 #: What the desktop, CUDA and the allocator's gaps take of a card: assumed.
@@ -142,12 +144,13 @@ def copying(_: dict) -> str:
     """Copies of one step, at 80 % of the tokens, against the step's own work with CFG."""
     head = ["model, clip", "work of a row (10^15)"]
     head += [f"step with CFG at {speed} T/s (s)" for speed in CARDS_TFLOPS]
-    head += [f"copy at {speed} GB/s (s)" for speed in BUS_GBS] + [f"int8 at {BUS_GBS[0]} GB/s (s)", f"int8 from a disk at {DISK_GBS} GB/s (s)"]
+    head += [f"copy over PCIe {bus} (s)" for bus in BUS_GBS] + ["int8 over PCIe 3.0 (s)", f"int8 from a disk at {DISK_GBS} GB/s (s)"]
+    slow, fast = (1 / (1 / speed + 1 / BUFFER_GBS) * GB for speed in BUS_GBS.values())
     rows = []
     for clip in CLIPS:
         step, packed = clip.step(LOCKABLE), clip.step(LOCKABLE, "int8")
         seconds = [2 * clip.work / (1e12 * speed) for speed in CARDS_TFLOPS]
-        seconds += [step / (GB * speed) for speed in BUS_GBS] + [packed / (GB * BUS_GBS[0]), packed / (GB * DISK_GBS)]
+        seconds += [step / slow, step / fast, packed / slow, packed / slow + packed / (GB * DISK_GBS)]
         rows.append([clip.title, f"{clip.work / 1e15:.2f}", *(f"{value:.2g}" if value < 10 else f"{value:.0f}" for value in seconds)])
     return markdown(head, rows)
 
@@ -198,6 +201,25 @@ def measured_time(report: dict) -> str:
     return markdown(["ratio to plain / arithmetic", *settings], shown)
 
 
+def measured_growth(report: dict) -> str:
+    """A line for each clip and model; all steps lock."""
+    head = ["", "plain, s a step", "lockstep / arithmetic", "in_step / arithmetic", "second edit", "rounds"]
+    rows = []
+    for title, found in report["growth"]["settings"].items():
+        cells = [_time_cell(found["variants"][name]) for name in ("lockstep", "in_step")]
+        second = f"{found['variants']['stored, second run']['ratio']:.2f}"
+        rows.append([title.rsplit(", ", 1)[0], f"{found['plain_seconds']:.3g}", *cells, second, str(found["rounds"])])
+    return markdown(head, rows)
+
+
+def measured_seconds(report: dict) -> str:
+    """Extra seconds as the estimate told them, over those that were measured."""
+    settings = {title: found for title, found in report["time"]["settings"].items() if "told_vs_measured" in str(found)}
+    names = list(dict.fromkeys(name for found in settings.values() for name, row in found["variants"].items() if "told_vs_measured" in row))
+    cells = [[found["variants"].get(name, {}).get("told_vs_measured") for found in settings.values()] for name in names]
+    return markdown(["told / measured", *settings], [[name, *("" if cell is None else f"{cell:.2f}" for cell in row)] for name, row in zip(names, cells)])
+
+
 def _time_cell(row: dict | None) -> str:
     return "" if row is None else f"{row['ratio']:.2f} / {row['arithmetic']:.2f}"
 
@@ -237,6 +259,8 @@ TABLES: dict[str, Callable[[dict], str]] = {
     "choices": choices,
     "storing": storing,
     "measured time": measured_time,
+    "measured growth": measured_growth,
+    "measured seconds": measured_seconds,
     "measured memory": measured_memory,
     "measured quality": measured_quality,
 }

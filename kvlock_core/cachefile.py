@@ -20,7 +20,9 @@ from .store import KVStore, entry_name
 from .tiers import Packed, Tier
 
 #: The name of our header among the file's metadata, and its version.
-HEADER, VERSION = "kvlock", 1
+HEADER, VERSION = "kvlock", 2
+#: Stands in the header where the digest will, while the digest is made over the whole file.
+NO_DIGEST = "0" * 64
 #: What lies beside a file while it is written.
 UNFINISHED = ".part"
 
@@ -64,7 +66,7 @@ def load_cache(path: Path | str, tiers: Sequence[Tier] = (), progress: Progress 
     """
     path = Path(path)
     header = _header(path)
-    if _digest_of(path, progress or _silent) != header.get("sha256"):
+    if _digest_of(path, header.get("sha256"), progress or _silent) != header.get("sha256"):
         raise CacheFileError(f"{path.name} was changed after it was saved, or is damaged; record it again")
     try:
         file = CacheFileTier(path)
@@ -125,10 +127,10 @@ class CacheFileTier:
 
 
 def _write(file: BinaryIO, store: KVStore, progress: Progress) -> None:
-    """Header, then tensor after tensor. The digest of the data is known last and has a place of its own in the header."""
-    header, total = _layout(store, "0" * 64)
+    """Header, then tensor after tensor. The digest is known last and has a place of its own in the header."""
+    header, total = _layout(store, NO_DIGEST)
     file.write(header)
-    digest, done = hashlib.sha256(), 0
+    digest, done = hashlib.sha256(header), 0
     for _, tensor in _named(store):
         data = memoryview(bytes_of(tensor))
         digest.update(data)
@@ -189,11 +191,13 @@ def _header(path: Path) -> dict[str, Any]:
     return header
 
 
-def _digest_of(path: Path, progress: Progress) -> str:
-    """Of the data behind the head."""
-    digest, total, done = hashlib.sha256(), path.stat().st_size, 0
+def _digest_of(path: Path, own: str | None, progress: Progress) -> str:
+    """Of the whole file, without the digest `own` that it carries."""
+    total, done = path.stat().st_size, 0
     with open(path, "rb") as file:
-        file.seek(8 + int.from_bytes(file.read(8), "little"))
+        length = file.read(8)
+        head = length + file.read(int.from_bytes(length, "little"))
+        digest = hashlib.sha256(head.replace((own or NO_DIGEST).encode(), NO_DIGEST.encode(), 1))
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
             done += len(chunk)

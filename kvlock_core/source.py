@@ -77,6 +77,7 @@ class SourceKV:
         if not self._opened:
             self._opened, self._key = True, self._key or self._key_of(0, 0.0)
             store.open(self._key, self._tokens)
+        self._check_stream(site)
         k, v = (key, value) if self._tokens is None else (_at(key, self._tokens), _at(value, self._tokens))
         self._recorded = store.put(self._key, site.block, k, v)
 
@@ -127,12 +128,21 @@ class SourceKV:
             self._store = KVStore([MemoryTier(_UNLIMITED, like.device)], codec("same"))
         return self._store
 
+    def _check_stream(self, site: Site) -> None:
+        """What is kept is of one token stream; K,V of another must not pass for it."""
+        if site.stream != self._key.identity.stream:
+            raise SourceError(
+                f"block {site.block} has a token stream {site.stream!r}, but K,V are kept of {self._key.identity.stream!r}; use source "
+                "mode lockstep"
+            )
+
     def _read(self, site: Site, like: Tensor, rows: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         if not self._recorded:
             raise SourceError(
                 f"block {site.block} ran with rows {rows} and has no source K,V: a step whose plan says needs_source takes one "
                 f"{SOURCE_ROW!r} row in the batch, or a call of the source alone before; if that ran, the budgets are too small"
             )
+        self._check_stream(site)
         return self._store.read(self._key, site.block, self._tokens, like)
 
 

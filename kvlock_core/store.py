@@ -74,7 +74,8 @@ class KVStore:
     def put(self, key: SourceKey, block: int, k: Tensor, v: Tensor) -> bool:
         """Keep K,V (batch,heads,n,dim) of one block; False if the budgets leave no room for this evaluation.
 
-        Raises StoreError if a tier fails. Then the evaluation is not kept, and everything else is as it was.
+        Raises StoreError if a tier fails, or if there is no memory to pack in. Then the evaluation is not kept, and everything
+        else is as it was.
         """
         recording = self._recordings[key]
         if recording.refused:
@@ -83,7 +84,7 @@ class KVStore:
         if block in recording.places:  # the source came by twice
             self._drop(key, block, recording.places.pop(block))
         try:
-            placed = self._place(key, block, self.codec.encode(k, v), 0)
+            placed = self._place(key, block, self._packed(k, v), 0)
         except StoreError:
             self._refuse(key, _FAILED)
             raise
@@ -172,6 +173,12 @@ class KVStore:
         """Counts an evaluation as kept that `tier`, one of the store's, has already."""
         places = dict.fromkeys(blocks, self.tiers.index(tier))
         self._recordings[key] = _Recording(tokens, places, sealed=True)
+
+    def _packed(self, k: Tensor, v: Tensor) -> Packed:
+        try:
+            return self.codec.encode(k, v)
+        except torch.OutOfMemoryError as error:
+            raise StoreError(f"no memory to pack source K,V as {self.codec.name}: {error}; use source mode lockstep") from error
 
     # placing ----------------------------------------------------------------------------------------------------------
 

@@ -45,7 +45,7 @@ class SourceSettings:
         if self.budgets.device:
             tiers.append(MemoryTier(self.budgets.device, device, name="device"))
         if self.budgets.memory:
-            tiers.append(MemoryTier(self.budgets.memory, "cpu", pinned=device.type == "cuda", name="memory"))
+            tiers.append(MemoryTier(self.budgets.memory))
         if self.budgets.disk:
             tiers.append(DiskTier(self.budgets.disk, folder))
         return tiers

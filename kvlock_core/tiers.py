@@ -54,20 +54,20 @@ def packed_size(packed: Packed) -> int:
 
 
 class MemoryTier:
-    """Entries as tensors on `device`; on the CPU page-locked where that speeds up copies to a GPU (`pinned`)."""
+    """Entries as tensors on `device`. The computer's own memory is not page-locked: `Prefetcher` copies through buffers that are."""
 
     overhead = 0
 
-    def __init__(self, budget: int, device: torch.device | str = "cpu", *, pinned: bool = False, name: str | None = None):
-        self.budget, self.device, self.pinned = int(budget), torch.device(device), pinned
+    def __init__(self, budget: int, device: torch.device | str = "cpu", *, name: str | None = None):
+        self.budget, self.device = int(budget), torch.device(device)
         self.name = name or ("memory" if self.device.type == "cpu" else str(self.device))
         self.used = 0
         self._entries: dict[str, Packed] = {}
 
     def put(self, name: str, packed: Packed) -> None:
         try:
-            self._entries[name] = {part: self._here(tensor) for part, tensor in packed.items()}
-        except (RuntimeError, MemoryError) as error:  # no memory on the device, or none that can be page-locked
+            self._entries[name] = {part: tensor.to(self.device) for part, tensor in packed.items()}
+        except (RuntimeError, MemoryError) as error:
             raise StoreError(f"source K,V found no room in {self.name}: {error}; lower the budget of {self.name}") from error
         self.used += packed_size(packed)
 
@@ -83,10 +83,6 @@ class MemoryTier:
 
     def is_at(self, device: torch.device) -> bool:
         return self.device == device
-
-    def _here(self, tensor: Tensor) -> Tensor:
-        moved = tensor.to(self.device)
-        return moved.pin_memory() if self.pinned and not moved.is_pinned() else moved
 
 
 class DiskTier:

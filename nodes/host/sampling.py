@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
@@ -22,10 +21,11 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy.sampler_helpers import convert_cond
 from torch import Tensor
 
-from ...kvlock_core import Estimate, LockSession, RiskWindow, RunTrace, SourceKV, StepPlan, StepRecord, Stored, locked_blocks
+from ...kvlock_core import LockSession, RiskWindow, RunTrace, SourceKV, StepPlan, StepRecord, Stored, locked_blocks
 from . import events, guidance, memory
 from .calls import ModelCall
 from .models import ModelFamily, attention_shape, family_of
+from .pace import Pace
 from .rows import SOURCE_CONDS, SourceRows
 from .source import source_path
 from .steps import Timeline, timeline
@@ -67,7 +67,7 @@ class Run:
         self._timeline: Timeline | None = None
         self._rows: SourceRows | None = None
         self._source: SourceKV | None = None
-        self._estimate: Estimate | None = None
+        self._pace: Pace | None = None
         self._ahead: _Ahead | None = None
         self._earlier: tuple[StepRecord, ...] = ()
 
@@ -129,12 +129,12 @@ class Run:
         if self._timeline.first > 0 and not noise.any() and _keeps_something(*args[1:2]):
             events.say(patch.watchers, HALF_NOISY)
         if patch.lock is not None:
+            self._pace = Pace(model, noise, executor.class_obj)
             self._prepare_source(family, noise)
         self.session = self._new_session(self._window_to_go_on_with(noise.device))
-        began = time.perf_counter()
         samples = executor(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
-        if self._estimate is not None:  # the next estimate of this source is in seconds too
-            patch.source.speed.row_seconds = (time.perf_counter() - began) / self._estimate.rows
+        if self._pace is not None:
+            self._pace.remember()
         return samples
 
     def predict_noise(self, executor, x, timestep, model_options, seed):
@@ -143,7 +143,7 @@ class Run:
         if self.plan is not None and step < self.plan.step:  # a sampler that climbs back up starts a new window
             self._earlier, self.session = self.trace.steps, self._new_session()
         self.plan = self.session.begin(step, sigma)
-        with self._omega(x, timestep, model_options):
+        with self._timed(), self._omega(x, timestep, model_options):
             prediction = executor(x, timestep, model_options, seed)
         record = self.session.end()
         events.step_done(self.patch.watchers, self.name, record, self._timeline.total, self.patch.tau, self.session.window)
@@ -177,7 +177,7 @@ class Run:
         path = source_path(source, model, noise)
         grid = tuple(noise.shape[1:])
         self._rows = SourceRows(self.guider, family, grid, path, last, self._conditions(), self.patch.watchers)
-        self._source, self._estimate = source_of_run(self._rows, source, settings, self._timeline, noise)
+        self._source = source_of_run(self._rows, source, settings, self._timeline, noise, self._pace.row_seconds)
 
     # one evaluation -----------------------------------------------------------------------------------------------------
 
@@ -211,6 +211,12 @@ class Run:
             predictions = comfy.samplers.calc_cond_batch(self.guider.inner_model, conds, x, timestep, model_options)
             self._ahead = _Ahead(x, conds, predictions)
         return guidance.scale(self.guider, self.session.omega())
+
+    def _timed(self) -> AbstractContextManager:
+        """Measures this evaluation, for the estimates of later runs."""
+        if self._pace is None:
+            return nullcontext()
+        return self._pace.evaluation(self.plan.step, self._rows.conditions + (self.plan.supply in ("row", "apart")))
 
     def _observe(self, conds: list, predictions: list[Tensor]) -> None:
         """The first conditional prediction of an evaluation; later ones come from other packs' extra passes."""

@@ -33,13 +33,6 @@ SOURCE_NOISES = ("own", "shared", "fresh")
 UNFINISHED_KEPT = 2
 
 
-@dataclass
-class Speed:
-    """Seconds of one row of an evaluation, as the last run of this source measured them; None before the first."""
-
-    row_seconds: float | None = None
-
-
 @dataclass(frozen=True, eq=False)
 class SourceHandle:
     """What "Invert & Cache KV" hands on.
@@ -62,7 +55,6 @@ class SourceHandle:
     storage: SourceSettings = SourceSettings()
     store: KVStore | None = None
     node: str | None = None
-    speed: Speed = field(default_factory=Speed)
     unfinished: ByLatent = field(default_factory=lambda: ByLatent(UNFINISHED_KEPT))
 
     def __deepcopy__(self, memo) -> SourceHandle:

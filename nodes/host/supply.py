@@ -10,7 +10,7 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ...kvlock_core import Estimate, RunSource, SessionSettings, SourceKV, SourceSettings, run_source, source_mode
+from ...kvlock_core import RunSource, SessionSettings, SourceKV, SourceSettings, run_source, source_mode
 from . import events, memory
 from .identity import dtype_of, identity_of, moments
 from .models import attention_shape
@@ -36,17 +36,20 @@ def device() -> torch.device:
 
 
 def source_of_run(
-    rows: SourceRows, source: SourceHandle, settings: SessionSettings, timeline: Timeline, noise: Tensor
-) -> tuple[SourceKV, Estimate]:
-    """For a run of `noise` (B,C,T,h,w); says what was chosen, what it will keep and cost. Raises StoreError, SettingsError."""
+    rows: SourceRows, source: SourceHandle, settings: SessionSettings, timeline: Timeline, noise: Tensor, row_seconds: float | None
+) -> SourceKV:
+    """For a run of `noise` (B,C,T,h,w); says what was chosen, what it will keep and cost, in seconds where `row_seconds` of one row
+    are known. Raises StoreError, SettingsError."""
     nodes = (*rows.watchers, source.node)
-    run = _described(rows, source, settings, timeline, noise)
+    run = _described(rows, source, settings, timeline, noise, row_seconds)
     mode, estimate = source_mode(source.storage, run, source.store, lambda line: events.say(nodes, line))
     events.inform(nodes, estimate.text)
-    return mode, estimate
+    return mode
 
 
-def _described(rows: SourceRows, source: SourceHandle, settings: SessionSettings, timeline: Timeline, noise: Tensor) -> RunSource:
+def _described(
+    rows: SourceRows, source: SourceHandle, settings: SessionSettings, timeline: Timeline, noise: Tensor, row_seconds: float | None
+) -> RunSource:
     guider, base_model = rows.guider, rows.guider.inner_model
     return run_source(
         settings, source.storage.refresh_every, source.tokens, timeline.levels[:-1], steps=timeline.total, first=timeline.first,
@@ -56,5 +59,5 @@ def _described(rows: SourceRows, source: SourceHandle, settings: SessionSettings
         device=device(),
         folder=scratch_folder(),
         row_fits=memory.fits(base_model, len(noise) * (rows.conditions + 1), rows.grid, {}),
-        row_seconds=source.speed.row_seconds,
+        row_seconds=lambda mode: row_seconds,
     )  # fmt: skip

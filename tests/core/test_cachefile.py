@@ -109,6 +109,13 @@ def flipped(path, at):
     path.write_bytes(data)
 
 
+def changed_in_place(path, old, new):
+    """Another text of the same length in the head, so that the file is as whole as before."""
+    data = path.read_bytes()
+    assert data.count(old) >= 1 and len(old) == len(new)
+    path.write_bytes(data.replace(old, new, 1))
+
+
 def with_header(path, change):
     """The same tensors under another header of ours."""
     header = json.loads(safe_metadata(path)["kvlock"])
@@ -130,8 +137,11 @@ SPOILT = {
     "a text": (lambda path: path.write_text("hello" * 100), "not a whole safetensors"),
     "not ours": (lambda path: save_file({"a": torch.zeros(3)}, path), "not one of source K,V"),
     "one bit of the data": (lambda path: flipped(path, -5), "changed after it was saved"),
+    "another noise level in its head": (lambda path: changed_in_place(path, b"0.875", b"0.625"), "changed after it was saved"),
+    "another clip in its head": (lambda path: changed_in_place(path, b'latent\\": \\"z', b'latent\\": \\"y'), "changed after it was saved"),
+    "another digest": (lambda path: with_header(path, lambda h: h.update(sha256="1" * 64)), "changed after it was saved"),
     "no JSON": (lambda path: save_file({"a": torch.zeros(3)}, path, {"kvlock": "{"}), "cannot be read"),
-    "another version": (lambda path: with_header(path, lambda h: h.update(version=2)), "version 2"),
+    "another version": (lambda path: with_header(path, lambda h: h.update(version=1)), "version 1"),
     "no digest": (lambda path: with_header(path, lambda h: h.pop("sha256")), "changed after it was saved"),
     "a gone": (lambda path: path.unlink(), "not a whole safetensors"),
 }

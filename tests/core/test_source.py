@@ -480,3 +480,14 @@ def test_the_thread_that_reads_ahead_ends_with_the_run(tmp_path):
     with pytest.raises(_Stop):
         Host(stored(store), on_call=breaks(_Stop, 3, 1)).run()
     assert threading.active_count() == threads
+
+
+def test_another_token_stream_is_never_kept_nor_given_under_the_first_ones_name():
+    source, here = InStep(), torch.zeros(1, HEADS, L, DIM)
+    source.begin(0, 1.0)
+    with pytest.raises(SourceError, match="token stream 'text'"):
+        source.record(Site(0, "text"), here, here)
+    source.record(Site(0), here, here)
+    with pytest.raises(SourceError, match="token stream 'text'"):
+        source.provide(Site(0, "text"), here, here, ("cond",))
+    assert source.provide(Site(0), here, here, ("cond",))[0].equal(here)

@@ -516,6 +516,18 @@ def test_a_tier_that_fails_at_any_call_loses_nothing_else_and_surfaces(stack, tm
     assert fails_at > 1 or stack == "no room"
 
 
+def test_no_memory_to_pack_in_is_a_store_that_fails_and_not_the_end_of_the_run(tmp_path, monkeypatch):
+    store = store_of("memory", tmp_path)
+    model = Model(store)
+    model.record(0, 0, None)
+    short = lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("out of memory"))  # noqa: E731
+    with monkeypatch.context() as patched:
+        patched.setattr(type(store.codec), "encode", short)
+        with pytest.raises(StoreError, match="no memory to pack source K,V as"):
+            model.record(1, 0, None)
+    assert model.check(0) and not model.check(1)
+
+
 def test_a_full_disk_is_raised_and_what_was_sealed_stays(tmp_path, monkeypatch):
     store, real = store_of("disk", tmp_path), tiers_module.save_file
     model = Model(store)

@@ -147,14 +147,14 @@ def test_a_full_disk_is_named_and_leaves_nothing_half(save, tmp_path, monkeypatc
 def test_memory_that_cannot_be_had_is_named(error, monkeypatch):
     tier = MemoryTier(ROOM, name="device")
     tier.put("old", entry(1))
-    raised = iter([None, error])  # the key still finds room, the value does not
+    raised, real = iter([None, error]), torch.Tensor.to  # the key still finds room, the value does not
 
-    def here(tensor):
-        if (now := next(raised)) is not None:
+    def here(tensor, *where, **how):
+        if where == (tier.device,) and (now := next(raised)) is not None:
             raise now
-        return tensor
+        return real(tensor, *where, **how)
 
-    monkeypatch.setattr(tier, "_here", here)
+    monkeypatch.setattr(torch.Tensor, "to", here)
     check_a_failed_put_changes_nothing(tier, f"{error}; lower the budget of device")
 
 

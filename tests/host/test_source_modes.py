@@ -120,9 +120,22 @@ def test_the_estimate_is_what_is_kept(pack, toy, made, caplog):
     run(locked(pack, toy, source, start_percent=0.5))
     kept = source.store.bytes_by_tier["memory"]
     assert f"3 source passes, {kept / 1e6:.2f} MB in memory; time 1.25 x plain sampling" in caplog.text
-    assert "s more" not in caplog.text  # the first run knows no seconds yet
+    caplog.clear()
     run(locked(pack, toy, source, start_percent=0.5))
-    assert "3 of them kept already" in caplog.text and "s more" in caplog.text
+    assert "3 of them kept already" in caplog.text and "1.00 x plain sampling" in caplog.text and "s more" not in caplog.text
+
+
+def test_seconds_are_told_once_a_run_of_this_size_has_shown_them(pack, toy, made, caplog, monkeypatch):
+    caplog.set_level("INFO", "kvlock")
+    monkeypatch.setattr(of_pack(made(), "pace"), "_KNOWN", {})
+    run(locked(pack, toy, made()))
+    assert "x plain sampling" in caplog.text and "s more" not in caplog.text
+    caplog.clear()
+    run(locked(pack, toy, made(edit_mask=mask(), source_seed=5)))  # another source, the same model and size
+    assert " s more" in caplog.text
+    caplog.clear()
+    run(locked(pack, toy, made()), sampler="heun")  # more evaluations a step
+    assert "s more" not in caplog.text
 
 
 MISSES = {
