@@ -46,7 +46,7 @@ class KVLockInvertCache(io.ComfyNode):
             outputs=[
                 Source.Output(display_name="source", tooltip="For KV-Lock Sampler or KV-Lock (Patch Model)"),
                 io.Latent.Output(display_name="latent", tooltip="The source with a latent noise mask, for a sampler behind KV-Lock "
-                                 "(Patch Model): keeps background latents to the end. For one sampler, not for two stages"),
+                                 "(Patch Model): keeps background latents to the end, in one stage or in two"),
             ],
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip

@@ -99,7 +99,7 @@ OWN_INPUTS = {
 #: (node, output) -> name, tooltip.
 OUTPUTS = {
     ("KVLockInvertCache", "source"): ("源", "连接到 KV-Lock 采样器或 KV-Lock（修补模型）"),
-    ("KVLockInvertCache", "latent"): ("Latent", "带 Latent 噪波遮罩的源，供 KV-Lock（修补模型）之后的采样器使用：背景的 Latent 保持到最后。只用于一个采样器，不用于两个阶段"),
+    ("KVLockInvertCache", "latent"): ("Latent", "带 Latent 噪波遮罩的源，供 KV-Lock（修补模型）之后的采样器使用：背景的 Latent 保持到最后，一个阶段或两个阶段均可"),
     ("KVLockSampler", "latent"): ("Latent", "编辑后的视频，连接到 VAE解码"),
     ("KVLockSampler", "report"): ("报告", "与本节点的 Latent 一起连接到 KV-Lock 报告"),
     ("KVLockMonitor", "model"): ("模型", "同一个模型，之后的每个采样器都会被观察"),

@@ -56,11 +56,15 @@ def edit_one_thing(g: Graph) -> None:
     _result(g, "8  Result", edit["latent"], start, edit["report"])
 
 
+#: Of KV-Lock (Patch Model) where the latent of Invert & Cache KV keeps the background: as KV-Lock Sampler has it.
+BESIDE_COMPOSITE = {"lock_schedule": "risk", "end_percent": 0.6, "alpha_ceiling": 0.5, "tau": 16.0}
+
+
 def patch_nodes(g: Graph) -> None:
     start = _start(g, _models(g, T2V_SMALL), NOTES["patch"], 470)
     held = _held(g, "6  What is held", start)
     g.group("7  Patches, in any order", ORANGE)
-    locked = g.add("KVLockApply", model=start.model, source=held["source"], lock_schedule="risk", end_percent=0.6, alpha_ceiling=0.5, tau=16.0)
+    locked = g.add("KVLockApply", model=start.model, source=held["source"], **BESIDE_COMPOSITE)
     guided = g.add("KVLockCFGSchedule", model=locked["model"], omega_ceiling=1.25, end_percent=0.6, tau=16.0, use_s_star=False)
     watched = g.add("KVLockMonitor", model=guided["model"], source=held["source"])
     g.column(WIDE)
@@ -98,7 +102,7 @@ def two_experts(g: Graph) -> None:
     g.group("7  Locks: one for each expert", ORANGE)
     watched = []
     for name, model in (("high noise", high), ("low noise", low)):
-        locked = g.add("KVLockApply", f"KV-Lock, {name}", model=model, source=held["source"])
+        locked = g.add("KVLockApply", f"KV-Lock, {name}", model=model, source=held["source"], **BESIDE_COMPOSITE)
         watched.append(g.add("KVLockMonitor", f"Monitor, {name}", model=locked["model"], source=held["source"]))
     g.column(WIDE)
     first, second = _two_stages(g, watched, start, held["latent"])
@@ -108,14 +112,11 @@ def two_experts(g: Graph) -> None:
 
 
 def _two_stages(g: Graph, watched: list[Node], start: Start, latent: Out) -> tuple[Out, Out]:
-    """The second stage's mask is white: the one of the first would keep a half-denoised latent (docs/hosts.md)."""
     common = {"positive": start.positive, "negative": start.negative, "noise_seed": SEED, "steps": 20, "cfg": 3.5, "sampler_name": "euler"}
     g.group("8  Edit: high noise, then low noise", ORANGE)
     first = g.add("KSamplerAdvanced", "1st half: high noise", model=watched[0]["model"], latent_image=latent, end_at_step=10,
                   return_with_leftover_noise="enable", **common)  # fmt: skip
-    white = g.add("SolidMask", "White: nothing is pasted in the 2nd half", width=64, height=64)
-    freed = g.add("SetLatentNoiseMask", samples=first["LATENT"], mask=white["MASK"])
-    second = g.add("KSamplerAdvanced", "2nd half: low noise", model=watched[1]["model"], latent_image=freed["LATENT"], add_noise="disable",
+    second = g.add("KSamplerAdvanced", "2nd half: low noise", model=watched[1]["model"], latent_image=first["LATENT"], add_noise="disable",
                    start_at_step=10, **common)  # fmt: skip
     return first["LATENT"], second["LATENT"]
 

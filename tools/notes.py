@@ -55,8 +55,8 @@ Three model files, 11 GB: the page offers those that you lack.
 **Two models, one source.** Each expert has its own KV-Lock (Patch Model) with the same source; a model without one would not be locked.
 
 - **Switch**: end_at_step of the first half and start_at_step of the second are the same number.
-- The first half keeps the background by the latent of Invert & Cache KV. Between the halves the **white mask** takes that off, since a half-denoised latent is no picture to keep; in the second half the lock alone holds the background: close, not equal.
-- Both locks are constant, full, in all steps. New thing too weak? alpha_ceiling 0.7 in both.
+- The latent of Invert & Cache KV keeps the background, through both halves: where the second begins, KV-Lock goes on keeping the **source** and not the half-denoised picture that it is given.
+- Both locks have the same widgets; the steps count on from half to half. New thing too weak? alpha_ceiling 0.25 in both.
 
 Four model files, 36 GB: the page offers those that you lack. 20 steps without a speed LoRA.
 """, "832 x 480 or 1280 x 720, up to 81 frames; 4k + 1 frames (33, 49, 81) come out whole."),

@@ -24,6 +24,7 @@ from torch import Tensor
 from ...kvlock_core import LockSession, RiskWindow, RunTrace, SourceKV, StepPlan, StepRecord, Stored, locked_blocks
 from . import events, guidance, memory
 from .calls import ModelCall
+from .composite import SecondStage
 from .models import ModelFamily, attention_shape, family_of
 from .pace import Pace
 from .rows import SOURCE_CONDS, SourceRows
@@ -33,10 +34,7 @@ from .supply import source_of_run
 
 KEY = "kvlock_run"
 
-HALF_NOISY = (
-    "KV-Lock: this sampler goes on from a half-denoised latent that still carries a latent noise mask, so ComfyUI will leave "
-    "its background noisy; put Set Latent Noise Mask with a white mask between the two samplers, the lock then holds it"
-)
+SECOND_STAGE = "KV-Lock: goes on from a half-denoised latent, and keeps the source outside the latent noise mask to the end"
 
 
 def outer_sample(executor, patch, *args, **kwargs) -> Tensor:
@@ -68,6 +66,7 @@ class Run:
         self._rows: SourceRows | None = None
         self._source: SourceKV | None = None
         self._pace: Pace | None = None
+        self._stage: SecondStage | None = None
         self._ahead: _Ahead | None = None
         self._earlier: tuple[StepRecord, ...] = ()
 
@@ -102,7 +101,7 @@ class Run:
         """Frees every tensor, even if someone keeps this object."""
         if self._source is not None:
             self._source.close()
-        self.session = self._rows = self._ahead = self._source = None
+        self.session = self._rows = self._ahead = self._source = self._stage = None
 
     @property
     def trace(self) -> RunTrace:
@@ -116,7 +115,9 @@ class Run:
             noise_shape = memory.reserving(noise_shape, self._conditions() + 1)
         return executor(model, noise_shape, *args, **kwargs)
 
-    def sampler_sample(self, executor, guider, sigmas, extra_args, callback, noise, *args, **kwargs):
+    def sampler_sample(
+        self, executor, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
+    ):
         model, patch = guider.inner_model, self.patch
         if patch.source is not None:  # without one, omega and the monitor serve any video model
             family = family_of(model)
@@ -126,13 +127,12 @@ class Run:
         elif patch.guidance is not None or patch.projection:
             events.say(patch.watchers, guidance.NOT_APPLIED)
         self._timeline = timeline(sigmas.tolist(), model.model_sampling)  # a copy: uni_pc writes into its levels
-        if self._timeline.first > 0 and not noise.any() and _keeps_something(*args[1:2]):
-            events.say(patch.watchers, HALF_NOISY)
         if patch.lock is not None:
+            denoise_mask = self._taken_over(denoise_mask, latent_image, noise, sigmas, extra_args["model_options"])
             self._pace = Pace(model, noise, executor.class_obj)
             self._prepare_source(family, noise)
         self.session = self._new_session(self._window_to_go_on_with(noise.device))
-        samples = executor(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
+        samples = executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar)
         if self._pace is not None:
             self._pace.remember()
         return samples
@@ -143,8 +143,10 @@ class Run:
         if self.plan is not None and step < self.plan.step:  # a sampler that climbs back up starts a new window
             self._earlier, self.session = self.trace.steps, self._new_session()
         self.plan = self.session.begin(step, sigma)
+        x = x if self._stage is None else self._stage.noisy(x, timestep)
         with self._timed(), self._omega(x, timestep, model_options):
             prediction = executor(x, timestep, model_options, seed)
+        prediction = prediction if self._stage is None else self._stage.clean(prediction, timestep)
         record = self.session.end()
         events.step_done(self.patch.watchers, self.name, record, self._timeline.total, self.patch.tau, self.session.window)
         return prediction
@@ -168,6 +170,20 @@ class Run:
         """Predictions that the guider wants in every evaluation."""
         conditions = sum(bool(conds) for name, conds in self.guider.conds.items() if name != SOURCE_CONDS)
         return guidance.rows_per_clip(self.guider, conditions)
+
+    def _taken_over(self, mask: Tensor | None, latent: Tensor, noise: Tensor, sigmas: Tensor, options: dict) -> Tensor | None:
+        """The noise mask that is left to the host: none where it lies on the half-denoised latent of an earlier stage."""
+        goes_on = self._timeline.first > 0 and not noise.any()
+        if mask is None or not goes_on or not (mask < 1).any() or self.patch.lock.ceiling == 0.0:
+            return mask
+        change, model = options.get("denoise_mask_function"), self.guider.inner_model
+        given = {"model": self.guider, "sigmas": sigmas}
+        self._stage = SecondStage.of(
+            model.process_latent_in(self.patch.source.samples.to(latent)), latent, sigmas[0],
+            lambda sigma: mask if change is None else change(sigma, mask, extra_options=given), model.model_sampling,
+        )  # fmt: skip
+        events.inform(self.patch.watchers, SECOND_STAGE)
+        return None
 
     def _prepare_source(self, family: ModelFamily, noise: Tensor) -> None:
         """How the source gets to its noise levels, and where its K,V come from."""
@@ -224,10 +240,6 @@ class Run:
         for cond, x0 in zip(conds, predictions):
             if cond is positive and not self.session.has_predicted:
                 self.session.predicted(x0)
-
-
-def _keeps_something(denoise_mask: Tensor | None = None) -> bool:
-    return denoise_mask is not None and bool((denoise_mask < 1).any())
 
 
 class _Ahead:

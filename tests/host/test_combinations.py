@@ -213,18 +213,37 @@ def test_the_second_stage_goes_on_with_the_first_ones_risk(pack, toy, source):
     assert second.trace_of(from_noise).steps[0].risk is None
 
 
-def test_a_second_stage_with_a_noise_mask_is_told_that_its_background_stays_noisy(pack, toy, source, caplog):
-    model, sigmas, outside = locked(pack, toy, source), sigmas_for(toy), source.edit == 0
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m"])
+def test_a_second_stage_keeps_the_background_that_the_first_one_kept(sampler, pack, toy, source):
+    """Two KSamplers (Advanced) with the latent of Invert & Cache KV: one run in two parts, the background the source's at the end."""
+    model, sigmas = locked(pack, toy, source, start_percent=0.5), sigmas_for(toy)
+    keep, outside = source.edit.reshape(1, 1, *source.edit.shape), source.edit == 0
+    given = {"sampler": sampler, "noise_mask": keep}
+    whole = run(model, sigmas=sigmas, latent=source.samples, **given)
+    half = run(model, sigmas=sigmas[:3], latent=source.samples, **given)
+    end = run(model, sigmas=sigmas[2:], latent=half, noise=torch.zeros_like(half), **given)
+    torch.testing.assert_close(end[..., outside], source.samples[..., outside], rtol=1e-3, atol=1e-3)
+    if sampler == "euler":  # the others look back at a step that the second stage has not seen
+        torch.testing.assert_close(end, whole, rtol=1e-3, atol=1e-3)
+    alone = run(toy, sigmas=sigmas[2:], latent=half, noise=torch.zeros_like(half), **given)
+    assert (alone - source.samples)[..., outside].square().mean() > 0.05  # what the host does by itself
+
+
+def test_a_second_stage_follows_a_mask_that_changes_with_the_noise_level(pack, toy, source):
+    """DifferentialDiffusion: where its mask is 1 now, the source is not kept now."""
+    model, sigmas, seen = locked(pack, toy, source), sigmas_for(toy), []
+    model.model_options["denoise_mask_function"] = lambda sigma, mask, extra_options: seen.append(float(sigma[0])) or torch.ones_like(mask)
+    half = run(locked(pack, toy, source), sigmas=sigmas[:3])
+    given = {"sigmas": sigmas[2:], "latent": half, "noise": torch.zeros_like(half)}
     keep = source.edit.reshape(1, 1, *source.edit.shape)
-    half = run(model, sigmas=sigmas[:3], latent=source.samples, noise_mask=keep)
-    assert "half-denoised" not in caplog.text
-    end = run(model, sigmas=sigmas[2:], latent=half, noise=torch.zeros_like(half), noise_mask=keep)
-    assert "white mask between the two samplers" in caplog.text
-    assert (end - source.samples)[..., outside].square().mean() > 0.05  # what it says is so
-    caplog.clear()
-    held = run(model, sigmas=sigmas[2:], latent=half, noise=torch.zeros_like(half), noise_mask=torch.ones_like(keep))
-    assert "half-denoised" not in caplog.text
-    assert (held - source.samples)[..., outside].square().mean() < (end - source.samples)[..., outside].square().mean()
+    assert torch.equal(run(model, noise_mask=keep, **given), run(locked(pack, toy, source), **given)) and len(set(seen)) == 4
+
+
+def test_a_lock_of_no_strength_leaves_a_second_stage_to_the_host(pack, toy, source):
+    sigmas, keep = sigmas_for(toy), source.edit.reshape(1, 1, *source.edit.shape)
+    half = run(toy, sigmas=sigmas[:3], latent=source.samples, noise_mask=keep)
+    given = {"sigmas": sigmas[2:], "latent": half, "noise": torch.zeros_like(half), "noise_mask": keep}
+    assert torch.equal(run(locked(pack, toy, source, alpha_ceiling=0.0), **given), run(toy, **given))
 
 
 def test_denoise_below_one_uses_the_noise_levels_of_the_whole_schedule(pack, toy, source):
