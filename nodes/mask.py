@@ -21,7 +21,7 @@ class KVLockTokenMask(io.ComfyNode):
             node_id="KVLockTokenMask",
             display_name="KV-Lock Mask",
             description="Shows which tokens of the model may change, over the source frames, and hands on the mask that does it. "
-            "A token is the smallest piece the lock can tell apart: 16 x 16 pixels and 4 frames on Wan.",
+            "A token is the smallest piece the lock can tell apart: 16 x 16 pixels and 4 frames on Wan, 32 x 32 on Wan 2.2 5B.",
             search_aliases=["token mask", "mask preview", "grow mask", "edit mask"],
             inputs=[
                 io.Model.Input("model", tooltip="The video model; tells the size of a token"),

@@ -11,9 +11,14 @@ from einops import rearrange
 from torch import Tensor
 
 from ...kvlock_core import GridMismatchError, keep_outside
+from .errors import UnsupportedGraphError
 from .source import SourceHandle
 
 NOISE_MASK = "noise_mask"
+#: The host's name for the noise mask among the conditions of a model that reads it.
+HOST_MASK = "denoise_mask"
+#: Latents that differ by less are the same picture: they were scaled to the model's space, and maybe back.
+SAME = 1e-2
 
 
 def composited(latent: dict, source: SourceHandle) -> dict:
@@ -41,12 +46,11 @@ def _brought(latent: dict, samples: Tensor) -> Tensor | float:
 
 
 @dataclass(frozen=True, eq=False)
-class SecondStage:
-    """The latent noise mask of a run that goes on from a half-denoised latent (M10).
+class HeldBackground:
+    """Our own blend, for runs in which the host's would not keep the source (M10).
 
-    The host would take that latent for the picture to keep, and leave its background noisy. This keeps the source instead, with
-    the very noise that the latent's background carries. `z_src`, `noise` (B,C,T,h,w) in the model's own latent space;
-    `mask(sigma)` broadcasts to them, 1 = may change.
+    Outside the mask the model sees the source, with the very noise that the run's start carries there, and predictions are the
+    source. `z_src`, `noise` (B,C,T,h,w) in the model's own latent space; `mask(sigma)` broadcasts to them, 1 = may change.
     """
 
     z_src: Tensor
@@ -55,12 +59,13 @@ class SecondStage:
     model_sampling: object
 
     @classmethod
-    def of(cls, z_src: Tensor, latent: Tensor, sigma: Tensor, mask: Callable[[Tensor], Tensor], model_sampling) -> SecondStage:
-        """For a run that starts from `latent` (B,C,T,h,w) at the noise level `sigma`, and adds no noise."""
-        level, nothing = sigma.reshape((1,) * latent.ndim).to(latent), torch.zeros_like(latent)
-        begun, clean = (model_sampling.noise_scaling(level, nothing, picture) for picture in (latent, z_src.to(latent)))
-        noise = (begun - clean) / model_sampling.noise_scaling(level, torch.ones_like(latent), nothing)
-        return cls(z_src.to(latent), noise, mask, model_sampling)
+    def of(cls, z_src: Tensor, start: tuple[Tensor, Tensor, Tensor], mask: Callable[[Tensor], Tensor], model_sampling) -> HeldBackground:
+        """`start` of the run: noise level (), noise and latent (B,C,T,h,w), which may carry noise of its own."""
+        sigma, noise, latent = start
+        level, nothing, z_src = sigma.reshape((1,) * latent.ndim).to(latent), torch.zeros_like(latent), z_src.to(latent)
+        begun, clean = (model_sampling.noise_scaling(level, *pair) for pair in ((noise, latent), (nothing, z_src)))
+        carried = (begun - clean) / model_sampling.noise_scaling(level, torch.ones_like(latent), nothing)
+        return cls(z_src, carried, mask, model_sampling)
 
     def noisy(self, x: Tensor, sigma: Tensor) -> Tensor:
         """What the model sees instead of `x` at the noise level `sigma` (B,)."""
@@ -70,3 +75,18 @@ class SecondStage:
     def clean(self, x0: Tensor, sigma: Tensor) -> Tensor:
         """What the sampler gets for the prediction."""
         return keep_outside(x0, self.z_src, self.mask(sigma))
+
+
+def check_kept_is_source(latent: Tensor, z_src: Tensor, mask: Tensor) -> None:
+    """Raises UnsupportedGraphError if outside `mask` the `latent` (B,C,T,h,w) of a run is not the source."""
+    if ((latent - z_src.to(latent)) * (1 - mask)).abs().max() > SAME:
+        raise UnsupportedGraphError(
+            "the latent noise mask keeps something else than the source, such as a start image; with this model KV-Lock keeps the "
+            "source only: give the sampler the latent of Invert & Cache KV, or bypass KV-Lock"
+        )
+
+
+def without_host_blend(conds: dict[str, list[dict]]) -> None:
+    """Takes the latent noise mask out of the conditions of a run, where it would lower the timesteps of frames that it covers."""
+    for cond in (cond for of in conds.values() for cond in of):
+        cond["model_conds"].pop(HOST_MASK, None)

@@ -25,6 +25,9 @@ class ModelFamily:
     source: str
     #: Blocks beside the main ones, which attend over the same tokens right after the main block of the same index.
     side_blocks: bool = False
+    #: Outside a latent noise mask the host shows this model clean latents, and each frame a timestep lowered by the mask's share:
+    #: right for a start image, wrong for a part of a frame.
+    blends_clean: bool = False
 
     def fits(self, base_model) -> bool:
         classes = (type(base_model).__name__, type(base_model.diffusion_model).__name__)
@@ -54,6 +57,16 @@ FAMILIES = (
         spatial=8,
         source="comfy/ldm/wan/model.py VaceWanModel: vace_blocks run behind the main block whose index they share",
         side_blocks=True,
+    ),
+    ModelFamily(
+        name="Wan 2.2 5B (TI2V)",
+        host_class="WAN22",
+        transformer="WanModel",
+        patch=(1, 2, 2),
+        temporal=4,
+        spatial=16,
+        source="comfy/model_base.py WAN22, comfy/latent_formats.py Wan22",
+        blends_clean=True,
     ),
 )
 

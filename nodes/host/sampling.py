@@ -24,7 +24,7 @@ from torch import Tensor
 from ...kvlock_core import LockSession, RiskWindow, RunTrace, SourceKV, StepPlan, StepRecord, Stored, locked_blocks
 from . import events, guidance, memory
 from .calls import ModelCall
-from .composite import SecondStage
+from .composite import HeldBackground, check_kept_is_source, without_host_blend
 from .models import ModelFamily, attention_shape, family_of
 from .pace import Pace
 from .rows import SOURCE_CONDS, SourceRows
@@ -34,7 +34,7 @@ from .supply import source_of_run
 
 KEY = "kvlock_run"
 
-SECOND_STAGE = "KV-Lock: goes on from a half-denoised latent, and keeps the source outside the latent noise mask to the end"
+HELD = "KV-Lock keeps the source outside the latent noise mask itself, since ComfyUI's blend would not keep it here"
 
 
 def outer_sample(executor, patch, *args, **kwargs) -> Tensor:
@@ -66,7 +66,7 @@ class Run:
         self._rows: SourceRows | None = None
         self._source: SourceKV | None = None
         self._pace: Pace | None = None
-        self._stage: SecondStage | None = None
+        self._held: HeldBackground | None = None
         self._ahead: _Ahead | None = None
         self._earlier: tuple[StepRecord, ...] = ()
 
@@ -101,7 +101,7 @@ class Run:
         """Frees every tensor, even if someone keeps this object."""
         if self._source is not None:
             self._source.close()
-        self.session = self._rows = self._ahead = self._source = self._stage = None
+        self.session = self._rows = self._ahead = self._source = self._held = None
 
     @property
     def trace(self) -> RunTrace:
@@ -128,7 +128,7 @@ class Run:
             events.say(patch.watchers, guidance.NOT_APPLIED)
         self._timeline = timeline(sigmas.tolist(), model.model_sampling)  # a copy: uni_pc writes into its levels
         if patch.lock is not None:
-            denoise_mask = self._taken_over(denoise_mask, latent_image, noise, sigmas, extra_args["model_options"])
+            denoise_mask = self._taken_over(family, denoise_mask, latent_image, noise, sigmas, extra_args["model_options"])
             self._pace = Pace(model, noise, executor.class_obj)
             self._prepare_source(family, noise)
         self.session = self._new_session(self._window_to_go_on_with(noise.device))
@@ -143,10 +143,10 @@ class Run:
         if self.plan is not None and step < self.plan.step:  # a sampler that climbs back up starts a new window
             self._earlier, self.session = self.trace.steps, self._new_session()
         self.plan = self.session.begin(step, sigma)
-        x = x if self._stage is None else self._stage.noisy(x, timestep)
+        x = x if self._held is None else self._held.noisy(x, timestep)
         with self._timed(), self._omega(x, timestep, model_options):
             prediction = executor(x, timestep, model_options, seed)
-        prediction = prediction if self._stage is None else self._stage.clean(prediction, timestep)
+        prediction = prediction if self._held is None else self._held.clean(prediction, timestep)
         record = self.session.end()
         events.step_done(self.patch.watchers, self.name, record, self._timeline.total, self.patch.tau, self.session.window)
         return prediction
@@ -171,18 +171,22 @@ class Run:
         conditions = sum(bool(conds) for name, conds in self.guider.conds.items() if name != SOURCE_CONDS)
         return guidance.rows_per_clip(self.guider, conditions)
 
-    def _taken_over(self, mask: Tensor | None, latent: Tensor, noise: Tensor, sigmas: Tensor, options: dict) -> Tensor | None:
-        """The noise mask that is left to the host: none where it lies on the half-denoised latent of an earlier stage."""
+    def _taken_over(self, family: ModelFamily, mask: Tensor | None, latent: Tensor, noise: Tensor, sigmas: Tensor, options: dict):
+        """The noise mask (B,C,T,h,w) that is left to the host: None where its blend would not keep the source, and ours does."""
         goes_on = self._timeline.first > 0 and not noise.any()
-        if mask is None or not goes_on or not (mask < 1).any() or self.patch.lock.ceiling == 0.0:
+        if mask is None or not (mask < 1).any() or self.patch.lock.ceiling == 0.0 or not (goes_on or family.blends_clean):
             return mask
-        change, model = options.get("denoise_mask_function"), self.guider.inner_model
-        given = {"model": self.guider, "sigmas": sigmas}
-        self._stage = SecondStage.of(
-            model.process_latent_in(self.patch.source.samples.to(latent)), latent, sigmas[0],
-            lambda sigma: mask if change is None else change(sigma, mask, extra_options=given), model.model_sampling,
+        model, change = self.guider.inner_model, options.get("denoise_mask_function")
+        z_src, given = model.process_latent_in(self.patch.source.samples.to(latent)), {"model": self.guider, "sigmas": sigmas}
+        if not goes_on:
+            check_kept_is_source(latent, z_src, mask)
+        if family.blends_clean:
+            without_host_blend(self.guider.conds)
+        self._held = HeldBackground.of(
+            z_src, (sigmas[0], noise, latent), lambda sigma: mask if change is None else change(sigma, mask, extra_options=given),
+            model.model_sampling,
         )  # fmt: skip
-        events.inform(self.patch.watchers, SECOND_STAGE)
+        events.inform(self.patch.watchers, HELD)
         return None
 
     def _prepare_source(self, family: ModelFamily, noise: Tensor) -> None:

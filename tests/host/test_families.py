@@ -4,14 +4,14 @@ import comfy.ops
 import comfy.sd
 import pytest
 import torch
-from comfy.ldm.wan.model import VaceWanModel, WanModel
+from comfy.ldm.wan.model import CameraWanModel, VaceWanModel, WanModel
 from world import FRAMES, call, draw, guided, locked, mask, monitored, of_pack, run, source_latent, text
 
 
 def random_wan(**config):
     """A Wan of 2 blocks with random weights, loaded by the function behind UNETLoader."""
     size = {"dim": 128, "ffn_dim": 256, "num_heads": 1, "num_layers": 2, "in_dim": 16, "out_dim": 16, "text_dim": 4096}
-    kind = VaceWanModel if "vace_layers" in config else WanModel
+    kind = {"vace": VaceWanModel, "camera_2.2": CameraWanModel}.get(config.get("model_type"), WanModel)
     net = kind(**{**size, **config}, operations=comfy.ops.disable_weight_init)
     generator = torch.Generator().manual_seed(0)
     state = {name: torch.randn(value.shape, generator=generator) * 0.05 for name, value in net.state_dict().items()}
@@ -149,16 +149,81 @@ def test_a_block_count_is_taken_where_the_host_gives_no_index(small, pack, monke
 
 
 def test_a_model_outside_the_table_is_refused_by_the_lock_and_served_by_monitor_and_cfg(pack, source):
-    """Wan 2.2 5B: other strides, and a text path that blends masked frames; not in the table yet."""
-    other = random_wan(in_dim=48, out_dim=48)
-    shape = (1, 48, 3, 6, 8)
-    with pytest.raises(Exception, match=r"does not know the model WAN22 \(WanModel\); it works with: Wan 2\.1"):
-        call(pack["KVLockInvertCache"], model=other, source_latent=source_latent(shape=shape), edit_mask=mask())
-    with pytest.raises(Exception, match="does not know the model WAN22"):
-        run(locked(pack, other, source), latent=torch.zeros(shape))
+    """Wan 2.2 Fun Camera: a transformer of another class."""
+    other = random_wan(model_type="camera_2.2", in_dim=36)
+    with pytest.raises(Exception, match=r"does not know the model WAN21_Camera \(CameraWanModel\); it works with: Wan 2\.1"):
+        call(pack["KVLockInvertCache"], model=other, source_latent=source_latent(), edit_mask=mask())
+    with pytest.raises(Exception, match="does not know the model WAN21_Camera"):
+        run(locked(pack, other, source))
     model, report = monitored(pack, guided(pack, other))
-    out = run(model, latent=torch.zeros(shape))
+    out = run(model)
     assert all(step.risk is not None for step in report.trace_of(out).steps[1:])
+
+
+# Wan 2.2 5B -----------------------------------------------------------------------------------------------------------
+
+FIVE_SHAPE = (1, 48, 3, 6, 8)  # 9 frames of 128x96
+
+
+@pytest.fixture(scope="module")
+def five():
+    return random_wan(in_dim=48, out_dim=48)
+
+
+def five_source(pack, five, **widgets):
+    """The source handle and its latent; the mask is painted on 128x96 pixels."""
+    painted = torch.zeros(FRAMES, 96, 128)
+    painted[:, 32:80, 32:80] = 1.0
+    given = {"source_latent": source_latent(shape=FIVE_SHAPE), "edit_mask": painted, **widgets}
+    return call(pack["KVLockInvertCache"], model=five, **given)
+
+
+def kept_by_mask(latent):
+    """What a sampler is given by the latent of Invert & Cache KV."""
+    return {"latent": latent["samples"], "noise_mask": latent["noise_mask"], "noise": draw(*FIVE_SHAPE, seed=7)}
+
+
+def test_on_5b_the_mask_lands_on_cells_of_16_pixels_and_the_lock_holds(five, pack, monkeypatch):
+    source, _ = five_source(pack, five)
+    assert torch.equal(source.edit[0].nonzero().amin(0), torch.tensor([2, 2])) and source.edit[0].sum() == 9
+    start = {"latent": torch.zeros(FIVE_SHAPE)}
+    plain = run(five, **start)
+    assert torch.equal(run(locked(pack, five, source, alpha_ceiling=0.0), **start), plain)
+    assert not torch.allclose(run(locked(pack, five, source), **start), plain, atol=1e-3)
+    check_fixed_point(five, pack, FIVE_SHAPE, text(1), monkeypatch)
+
+
+def test_on_5b_the_modes_agree(five, pack):
+    outs = [run(locked(pack, five, five_source(pack, five, source_mode=mode)[0]), latent=torch.zeros(FIVE_SHAPE))
+            for mode in ("lockstep", "in_step", "stored")]  # fmt: skip
+    for out in outs[1:]:
+        torch.testing.assert_close(out, outs[0], rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m"])
+def test_on_5b_the_background_is_kept_at_one_noise_level_for_all_frames(sampler, five, pack):
+    """By itself the host shows this model a clean background, and lowers the timestep of every frame by the mask's share."""
+    (source, latent), times = five_source(pack, five), []
+    hook = five.model.diffusion_model.register_forward_pre_hook(lambda module, args, kwargs: times.append(args[1]), with_kwargs=True)
+    try:
+        out = run(locked(pack, five, source), sampler, **kept_by_mask(latent))
+        ours, _ = times[:], times.clear()
+        run(five, sampler, **kept_by_mask(latent))
+    finally:
+        hook.remove()
+    outside = source.edit == 0
+    torch.testing.assert_close(out[..., outside], source.samples[..., outside], rtol=1e-3, atol=1e-3)
+    assert (out - source.samples)[..., ~outside].square().mean() > 0.01
+    assert all((t == t.flatten()[0]).all() for t in ours)
+    assert ours[0].min() > 990 and times[0].max() < 500  # of 1000, at pure noise
+
+
+def test_on_5b_a_start_image_is_refused_with_the_remedy_where_a_lock_is(five, pack):
+    source, latent = five_source(pack, five)
+    given = kept_by_mask(latent) | {"latent": draw(*FIVE_SHAPE, seed=9)}
+    with pytest.raises(Exception, match="keeps something else than the source, such as a start image"):
+        run(locked(pack, five, source), **given)
+    assert torch.equal(run(locked(pack, five, source, alpha_ceiling=0.0), **given), run(five, **given))
 
 
 def test_the_table_says_where_each_row_comes_from(pack, small):
