@@ -60,10 +60,10 @@ def target_alpha(lock: LockSchedule, mean_alpha: float | None = None) -> float:
 def _acting(trace: RunTrace, lock: LockSchedule) -> list[tuple[float, float]]:
     """(risk that it locks by, how far it moves in sigma) of each active step whose risk is known.
 
-    A trace of the second model of a run begins in its middle, so the whole run ends with the last step, not after so many.
+    A trace of the first model of a run ends in its middle: how far its last step moves, it does not know.
     """
-    steps, total = trace.steps, trace.steps[-1].step + 1 if trace.steps else 0
-    ends = [*(step.sigma for step in steps[1:]), 0.0]
+    steps, total = trace.steps, trace.total
+    ends = [step.sigma for step in steps[1:]] + ([0.0] if steps and steps[-1].step + 1 == total else [])
     pairs = zip(steps, steps[1:], ends[1:])
     return [
         (before.risk, step.sigma - end)

@@ -184,7 +184,7 @@ class LockSession:
     @property
     def trace(self) -> RunTrace:
         """The finished steps so far."""
-        return RunTrace(plain(asdict(self.settings)), tuple(self._done))
+        return RunTrace(plain(asdict(self.settings)), tuple(self._done), self.steps)
 
     def _require_open(self, call: str) -> None:
         if self._open is None:

@@ -10,7 +10,7 @@ from typing import Any
 from .errors import TraceError
 from .types import StepRecord
 
-TRACE_VERSION = 1
+TRACE_VERSION = 2
 
 #: JSON has no such numbers, and browsers refuse Python's spelling of them; as strings they pass everywhere.
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
@@ -21,16 +21,18 @@ _OPTIONAL = ("risk", "omega", "s_star")
 
 @dataclass(frozen=True)
 class RunTrace:
-    """`settings` in JSON's own types (see `plain`), `steps` in the order they ran."""
+    """`settings` in JSON's own types (see `plain`), `steps` in the order they ran, `total` of the whole run: these may be the
+    first or the second model's share of it."""
 
     settings: dict[str, Any]
     steps: tuple[StepRecord, ...] = ()
+    total: int = 0
     version: int = TRACE_VERSION
 
     def to_json(self) -> str:
         """Strict JSON; NaN and infinities of the steps as strings. Raises TraceError for settings that are not JSON."""
         steps = [{name: _spell(value) for name, value in asdict(step).items()} for step in self.steps]
-        data = {"kvlock_trace": self.version, "settings": self.settings, "steps": steps}
+        data = {"kvlock_trace": self.version, "settings": self.settings, "total": self.total, "steps": steps}
         try:
             return json.dumps(data, allow_nan=False)
         except (TypeError, ValueError) as exc:
@@ -44,9 +46,10 @@ class RunTrace:
             raise TraceError(f"not a KV-Lock run trace: {text[:60]!r}; give the text that RunTrace.to_json wrote")
         if data["kvlock_trace"] != TRACE_VERSION:
             raise TraceError(f"trace version {data['kvlock_trace']!r}; this KV-Lock reads {TRACE_VERSION}, update it")
-        if not isinstance(data.get("settings"), dict) or not isinstance(data.get("steps"), list):
-            raise TraceError("the trace has no settings or no steps; it was cut or edited, export it again")
-        return cls(data["settings"], tuple(_record(i, step) for i, step in enumerate(data["steps"])))
+        kinds = {"settings": dict, "steps": list, "total": int}
+        if any(type(data.get(name)) is not kind for name, kind in kinds.items()):
+            raise TraceError("the trace has no settings, no steps or no total; it was cut or edited, export it again")
+        return cls(data["settings"], tuple(_record(i, step) for i, step in enumerate(data["steps"])), data["total"])
 
     def summary(self) -> dict[str, float | int | None]:
         """Shares and means a person asks for first; means are None where nothing was measured."""

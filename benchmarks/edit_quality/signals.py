@@ -118,7 +118,7 @@ def trace_of(run: Recording, values: np.ndarray) -> RunTrace:
         StepRecord(k, float(s), False, float(v) if np.isfinite(v) else None, 0.0, None, None, False)
         for k, (s, v) in enumerate(zip(run["sigmas"], values))
     )
-    return RunTrace({}, tuple(steps))
+    return RunTrace({}, tuple(steps), len(values))
 
 
 def suggested_taus(recorded: Recordings, signal: Signal) -> dict[Sampling, list[float]]:

@@ -9,7 +9,7 @@ RISKS = [None, 9.0, 4.0, 2.0, 1.0, 0.5, 0.4, 0.3, 0.2, 0.1]
 
 def trace(risks=RISKS):
     steps = (StepRecord(k, 1 - k / len(risks), False, risk, 0.0, None, None, False) for k, risk in enumerate(risks))
-    return RunTrace({}, tuple(steps))
+    return RunTrace({}, tuple(steps), len(risks))
 
 
 def check_mean_alpha(found, lock, acting, wanted):
@@ -70,7 +70,7 @@ def test_steps_count_by_how_far_they_move_so_the_spacing_does_not_matter():
     """The same risk at the same noise level, seen by few and by many steps, evenly spaced or crowded at the top."""
     def seen_by(sigmas):
         steps = [StepRecord(k, s, False, 20.0 * s**4, 0.0, None, None, False) for k, s in enumerate(sigmas)]
-        return calibrate(RunTrace({}, tuple(steps)), LockSchedule(start_percent=0.0)).tau
+        return calibrate(RunTrace({}, tuple(steps), len(steps)), LockSchedule(start_percent=0.0)).tau
 
     even, crowded = [1 - k / 400 for k in range(400)], [1 - (k / 400) ** 2 for k in range(400)]
     few = [1 - k / 100 for k in range(100)]
@@ -88,4 +88,13 @@ def test_the_second_half_of_a_run_counts_as_the_second_half():
     """As the second model of a run reports it: its steps begin in the middle of the schedule."""
     whole = [StepRecord(k, 1 - k / 10, False, 20.0 * (1 - k / 10) ** 2, 0.0, None, None, False) for k in range(10)]
     late = LockSchedule("risk", start_percent=0.6)
-    assert calibrate(RunTrace({}, tuple(whole[5:])), late) == calibrate(RunTrace({}, tuple(whole)), late)
+    assert calibrate(RunTrace({}, tuple(whole[5:]), 10), late) == calibrate(RunTrace({}, tuple(whole), 10), late)
+
+
+def test_the_first_half_of_a_run_counts_as_the_first_half():
+    """Its last step is left out, as nothing says where it ends."""
+    whole = [StepRecord(k, 1 - k / 10, False, 20.0 * (1 - k / 10) ** 2, 0.0, None, None, False) for k in range(10)]
+    early = LockSchedule("risk", start_percent=0.0, end_percent=0.4)
+    assert calibrate(RunTrace({}, tuple(whole[:5]), 10), early) == calibrate(RunTrace({}, tuple(whole), 10), early)
+    with pytest.raises(SettingsError, match="active range"):
+        calibrate(RunTrace({}, tuple(whole[:5]), 10), LockSchedule("risk", start_percent=0.6))

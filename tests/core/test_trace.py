@@ -15,6 +15,7 @@ STEP = StepRecord(
 TRACE = RunTrace(
     {"lock": {"kind": "risk", "tau": 0.01}, "blocks": None, "rows": ["cond"]},
     (replace(STEP, step=2, active=False, risk=None, alpha=0.0, omega=None, s_star=None, needs_source=False), STEP),
+    total=7,
 )
 
 
@@ -75,9 +76,11 @@ def edited_step(**changes):
         ("{}", "not a KV-Lock run trace"),
         ("[1, 2]", "not a KV-Lock run trace"),
         ('{"nodes": []}', "nodes"),
-        (edited(kvlock_trace=2), "version 2"),
+        (edited(kvlock_trace=1), "version 1"),
         (edited(steps=None), "no steps"),
         (edited(settings=[]), "no settings"),
+        (edited(total=None), "no total"),
+        (edited(total=True), "no total"),
         (edited(steps=[1]), "step 0 .*1"),
         (edited(steps=[{"step": 1}]), "step 0 "),
         (edited_step(extra=1), "extra"),
