@@ -1,4 +1,5 @@
-"""python -m benchmarks.memory_table      # writes the tables of docs/memory.md: arithmetic, and what docs/source_modes.json measured
+"""python -m benchmarks.memory_table      # writes the tables of docs/memory.md: arithmetic, and what docs/source_modes.json and
+docs/codecs.json measured
 
 Only what stands between the markers `<!-- begin: NAME -->` and `<!-- end: NAME -->` is written. GB are 10^9 bytes.
 """
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from kvlock_core.codec import codec
+from kvlock_core.codec import CODECS, codec
 from kvlock_core.schedule import COMPOSITE_LOCK
 from kvlock_diffusers.keeping import row_tensors
 
@@ -239,6 +240,23 @@ def measured_memory(report: dict) -> str:
     return "\n".join(parts).rstrip()
 
 
+def measured_formats(report: dict) -> str:
+    """Relative root mean square errors, in percent; of edits the median and the worst clip, inside and outside the mask."""
+    head = ["", "bytes, of bf16", "keys", "values", "outputs of attention", "edit, inside", "worst", "edit, outside", "worst"]
+    found, rows = report["codecs"], []
+    for name, row in found["codecs"].items():
+        if name in CODECS:
+            errors = [f"{100 * row[of]:.2f}" for of in ("key_error", "value_error", "output_error")]
+            rows.append([name, f"{row['bytes_vs_bf16']:.2f}", *errors, *_edit_errors(row["edit"])])
+    yardsticks = {"all of the model in bf16": "transformer in bf16", "another source seed": "another source seed"}
+    rows += [[name, "", "", "", "", *_edit_errors(found["edit_yardsticks"][of])] for name, of in yardsticks.items()]
+    return markdown(head, rows)
+
+
+def _edit_errors(edit: dict) -> list[str]:
+    return [f"{100 * edit[where][of]:.2g}" for where in ("inside", "outside") for of in ("median", "worst")]
+
+
 def measured_quality(report: dict) -> str:
     head = ["", "refresh_every", "rows of the run", "background (dB)", "worst clip, against 1", "edit to exact answer (dB)", "worst clip, against 1"]
     rows = [
@@ -262,6 +280,7 @@ TABLES: dict[str, Callable[[dict], str]] = {
     "measured growth": measured_growth,
     "measured seconds": measured_seconds,
     "measured memory": measured_memory,
+    "measured formats": measured_formats,
     "measured quality": measured_quality,
 }
 
@@ -278,7 +297,8 @@ def filled(text: str, report: dict) -> str:
 
 def main() -> None:
     page = DOCS / "memory.md"
-    report = json.loads((DOCS / "source_modes.json").read_text(encoding="utf-8"))
+    report = {name: json.loads((DOCS / f"{name}.json").read_text(encoding="utf-8")) for name in ("source_modes", "codecs")}
+    report = report.pop("source_modes") | report
     page.write_text(filled(page.read_text(encoding="utf-8"), report), encoding="utf-8")
 
 

@@ -197,7 +197,7 @@ def _digest_of(path: Path, own: str | None, progress: Progress) -> str:
     with open(path, "rb") as file:
         length = file.read(8)
         head = length + file.read(int.from_bytes(length, "little"))
-        digest = hashlib.sha256(head.replace((own or NO_DIGEST).encode(), NO_DIGEST.encode(), 1))
+        digest = hashlib.sha256(head.replace(str(own or NO_DIGEST).encode(), NO_DIGEST.encode(), 1))
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
             done += len(chunk)

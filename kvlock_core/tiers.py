@@ -82,7 +82,7 @@ class MemoryTier:
         self.used = 0
 
     def is_at(self, device: torch.device) -> bool:
-        return self.device == device
+        return device.type == self.device.type and self.device.index in (None, device.index)
 
 
 class DiskTier:

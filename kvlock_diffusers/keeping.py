@@ -56,7 +56,7 @@ class SourceRun:
             device=self.model.device,
             folder=tempfile.gettempdir(),
             row_fits=self._row_bytes() < free_bytes(self.model.device),
-            **({"row_seconds": self._row_seconds} if timed else {}),
+            row_seconds=self._row_seconds if timed else lambda mode: None,
         )  # fmt: skip
 
     def _identity(self) -> SourceIdentity:

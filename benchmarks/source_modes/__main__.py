@@ -28,15 +28,16 @@ QUICK_CLIPS = 1
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**36)}
 
 
-def time_part(quick: bool) -> dict:
+def time_part(given: argparse.Namespace) -> dict:
     """Ratios of time."""
-    return {"rows": timing.rows_are_as_counted(), "settings": timing.tables(timing.QUICK if quick else timing.SETTINGS)}
+    settings = timing.QUICK if given.quick else timing.SETTINGS
+    return {"rows": timing.rows_are_as_counted(), "settings": timing.tables(settings, given.matching)}
 
 
-def memory_part(quick: bool) -> dict:
+def memory_part(given: argparse.Namespace) -> dict:
     """Peaks of resident memory."""
     variants = (timing.PLAIN, timing.PLAIN_TOGETHER, timing.UNLOCKED, timing.LOCKSTEP)
-    if quick:
+    if given.quick:
         return {"tables": {size: peak.table(size, run, variants) for size, run in peak.QUICK}}
     tables = {f"{size}, {run.tokens} tokens": peak.table(size, run) for size, run in peak.CASES}
     return {"row_tensors": peak.row_tensors(), "tables": tables}
@@ -44,17 +45,20 @@ def memory_part(quick: bool) -> dict:
 
 PARTS = {
     "time": time_part,
-    "growth": lambda quick: {"settings": timing.tables(timing.GROWTH)},
+    "growth": lambda given: {"settings": timing.tables(timing.GROWTH, given.matching)},
     "memory": memory_part,
-    "estimate": lambda quick: estimates.table(),
-    "quality": lambda quick: quality.table(QUICK_CLIPS if quick else quality.CLIPS),
+    "estimate": lambda given: estimates.table(),
+    "quality": lambda given: quality.table(QUICK_CLIPS if given.quick else quality.CLIPS),
 }
 QUICK_PARTS = ("estimate", "time", "memory")
 
 
-def timed(name: str, quick: bool) -> dict:
+def timed(name: str, given: argparse.Namespace, before: dict) -> dict:
+    """A part anew; of settings that do not match, what stood `before`."""
     begun, load = time.perf_counter(), os.getloadavg()[0]
-    found = PARTS[name](quick)
+    found = PARTS[name](given)
+    if given.matching:
+        found["settings"] = before["settings"] | found["settings"]
     return {"load_before": round(load, 2), "seconds": round(time.perf_counter() - begun), **found}
 
 
@@ -62,21 +66,25 @@ def main() -> None:
     options = argparse.ArgumentParser(description=usage, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--quick", action="store_true", help="a minute; prints and writes nothing")
     options.add_argument("--only", nargs="+", choices=PARTS, help="parts to measure anew; the others stay as they are")
+    options.add_argument("--matching", default="", help="of time and growth, only settings whose title holds this text")
     options.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     given = options.parse_args()
+    if given.matching and not set(given.only or PARTS) <= {"time", "growth"}:
+        options.error("--matching needs --only time, --only growth, or both")
     if not os.environ.items() >= ALLOCATOR.items():  # malloc reads them when a process starts
         os.execve(sys.executable, [sys.executable, "-m", "benchmarks.source_modes", *sys.argv[1:]], os.environ | ALLOCATOR)
     # one thread: two that wait for each other on a machine with neighbours are slowed many times, and not evenly
     torch.set_num_threads(1)
-    report = {"torch": torch.__version__, "machine": platform.machine(), "threads": 1, "dtype": "float32", "left_out": LEFT_OUT}
-    report |= json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() and not given.quick else {}
+    report = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() and not given.quick else {}
+    report |= {"torch": torch.__version__, "machine": platform.machine(), "threads": 1, "dtype": "float32", "left_out": LEFT_OUT}
     if given.device == "cuda":
         report["cuda"] = cuda.table()
     else:
         names = given.only or (QUICK_PARTS if given.quick else list(PARTS))
         with ThreadPoolExecutor(1) as beside:  # memory is measured in processes of its own; beside time nothing may run
             for name in sorted(names, key=list(PARTS).index):
-                report[name] = beside.submit(timed, name, given.quick) if name == "memory" else timed(name, given.quick)
+                asked = (name, given, report.get(name))
+                report[name] = beside.submit(timed, *asked) if name == "memory" else timed(*asked)
         report |= {name: part.result() for name, part in report.items() if isinstance(part, Future)}
     if not given.quick:
         FILE.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

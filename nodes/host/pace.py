@@ -40,4 +40,5 @@ class Pace:
     def remember(self) -> None:
         """The run is over. Its first step is not counted where there are others: it brings weights and kernels."""
         seconds = list(self._steps.values())
-        _KNOWN[self._key] = median(seconds[1:] or seconds)
+        if seconds:
+            _KNOWN[self._key] = median(seconds[1:] or seconds)

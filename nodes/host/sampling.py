@@ -171,7 +171,9 @@ class Run:
         conditions = sum(bool(conds) for name, conds in self.guider.conds.items() if name != SOURCE_CONDS)
         return guidance.rows_per_clip(self.guider, conditions)
 
-    def _taken_over(self, family: ModelFamily, mask: Tensor | None, latent: Tensor, noise: Tensor, sigmas: Tensor, options: dict):
+    def _taken_over(
+        self, family: ModelFamily, mask: Tensor | None, latent: Tensor, noise: Tensor, sigmas: Tensor, options: dict
+    ) -> Tensor | None:
         """The noise mask (B,C,T,h,w) that is left to the host: None where its blend would not keep the source, and ours does."""
         goes_on = self._timeline.first > 0 and not noise.any()
         if mask is None or not (mask < 1).any() or self.patch.lock.ceiling == 0.0 or not (goes_on or family.blends_clean):

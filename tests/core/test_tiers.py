@@ -105,6 +105,7 @@ def test_only_memory_of_the_same_device_can_be_computed_with_as_it_is(tmp_path):
     cpu = torch.device("cpu")
     assert MemoryTier(ROOM).is_at(cpu) and not MemoryTier(ROOM).is_at(torch.device("cuda", 0))
     assert MemoryTier(ROOM, "cuda:1").is_at(torch.device("cuda", 1)) and not MemoryTier(ROOM, "cuda:1").is_at(cpu)
+    assert MemoryTier(ROOM, "cuda").is_at(torch.device("cuda", 0)) and not MemoryTier(ROOM, "cuda:1").is_at(torch.device("cuda", 0))
     assert not DiskTier(ROOM, tmp_path).is_at(cpu)
 
 
