@@ -86,7 +86,7 @@ class SourceRun:
 
 def row_tensors(width: int, feed_forward: int) -> float:
     """Activations of one row while a block runs, in (tokens, width) tensors: those of attention at the least, else those of the
-    feed-forward net. Fits what was measured in the proportions of Wan 1.3B, 5B and 14B (docs/memory.md)."""
+    feed-forward net. A little above what was measured in the proportions of Wan 1.3B, 5B and 14B (docs/memory.md)."""
     return max(12.0, 5 + 2 * feed_forward / width)
 
 
