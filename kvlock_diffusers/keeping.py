@@ -102,19 +102,21 @@ def free_bytes(device: torch.device) -> float:
 def row_seconds(model: VideoModel, latents: Tensor, words: Tensor, rows: int, *, apart: bool) -> float:
     """Seconds that a source row adds to a step of `rows` calls: run `apart` one call more, else one call of all rows instead.
 
-    Times the first block alone; `latents` (1,C,T,h,w), `words` (1,tokens,width).
+    Times what comes before the first block, and that block for all; `latents` (1,C,T,h,w), `words` (1,tokens,width).
     """
+    blocks = len(model.transformer.blocks)
 
     def call(size: int) -> float:
         batch = latents.expand(size, -1, -1, -1, -1)
-        return min(_first_block_seconds(model, batch, words) for _ in range(PROBES)) * len(model.transformer.blocks)
+        before, block = (min(seconds) for seconds in zip(*(_first_seconds(model, batch, words) for _ in range(PROBES))))
+        return before + block * blocks
 
     return call(1) if apart else max(call(rows + 1) - rows * call(1), 0.0)
 
 
-def _first_block_seconds(model: VideoModel, latents: Tensor, words: Tensor) -> float:
-    """From the start of the first block to its end, where the call is ended too."""
-    marks: list[float] = []
+def _first_seconds(model: VideoModel, latents: Tensor, words: Tensor) -> tuple[float, float]:
+    """From the start of a call to its first block, and from there to that block's end, where the call is ended too."""
+    marks = [_now(model.device)]
 
     def stop(*_):
         marks.append(_now(model.device))
@@ -125,7 +127,8 @@ def _first_block_seconds(model: VideoModel, latents: Tensor, words: Tensor) -> f
     try:
         velocity_of(model.transformer, latents, torch.tensor(500.0, device=model.device), words)
     except _BlockRanError:
-        return marks[1] - marks[0]
+        begun, block, end = marks
+        return block - begun, end - block
     finally:
         for hook in hooks:
             hook.remove()

@@ -43,6 +43,7 @@ FEW = (PLAIN, LOCKSTEP, IN_STEP, SECOND)
 SETTINGS = (
     Setting("small", Run(K1, 2), 4, ALL, timed=True),
     Setting("small", Run(K1, 2, cfg=False), 4, WITH_FORMATS, timed=True),
+    Setting("small", Run(K4, 2), 3, (PLAIN, LOCKSTEP, IN_STEP), timed=True),
     Setting("small", Run(K1, 5, locked=0.4), 3, FEW),
     Setting("small", Run(K1, 5, locked=0.2), 3, FEW),
     Setting("small", Run(K4, 5, locked=0.4), 2, FEW),
