@@ -13,20 +13,19 @@ import argparse
 import importlib.util
 import json
 import logging
-import os
 import re
 import statistics
 import sys
 import time
 from pathlib import Path
 
+from allocator import keep_freed_memory  # beside this file, which is run as a script
+
 ROOT = Path(__file__).resolve().parent.parent
 STEPS, LATENT = 10, (1, 16, 5, 16, 16)
 LONG_STEPS, LONG_ROUNDS, LONG_LATENT = 4, 4, (1, 16, 5, 48, 48)
 #: The later runs of "stored" read what the first one, which is not counted, recorded.
 MODES = {"lockstep": 1.5, "in_step": 1.5, "stored": 1.0}
-#: glibc: freed memory stays with the process, as torch keeps it on a GPU.
-ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**36)}
 #: rows of the whole run against those of a plain one, for the variants that add any
 ARITHMETIC = {"locked in all steps": (1.5, 2.0), "locked at alpha 0.5": (1.5, 2.0), "locked in the last 40 %": (1.2, 1.4)}
 
@@ -35,8 +34,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--rounds", type=int, default=9)
     rounds = options.parse_args().rounds
-    if not os.environ.items() >= ALLOCATOR.items():  # malloc reads them when a process starts
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
+    keep_freed_memory()
     pack = bring_up()
     import torch
 

@@ -215,10 +215,13 @@ def measured_growth(report: dict) -> str:
 
 def measured_seconds(report: dict) -> str:
     """Extra seconds as the estimate told them, over those that were measured."""
-    settings = {title: found for title, found in report["time"]["settings"].items() if "told_vs_measured" in str(found)}
-    names = list(dict.fromkeys(name for found in settings.values() for name, row in found["variants"].items() if "told_vs_measured" in row))
-    cells = [[found["variants"].get(name, {}).get("told_vs_measured") for found in settings.values()] for name in names]
-    return markdown(["told / measured", *settings], [[name, *("" if cell is None else f"{cell:.2f}" for cell in row)] for name, row in zip(names, cells)])
+    ratios = {
+        title: {name: f"{row['told_vs_measured']:.2f}" for name, row in found["variants"].items() if "told_vs_measured" in row}
+        for title, found in report["time"]["settings"].items()
+    }
+    told = {title: of for title, of in ratios.items() if of}
+    names = dict.fromkeys(name for of in told.values() for name in of)
+    return markdown(["told / measured", *told], [[name, *(of.get(name, "") for of in told.values())] for name in names])
 
 
 def _time_cell(row: dict | None) -> str:

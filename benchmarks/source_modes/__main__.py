@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from ..allocator import keep_freed_memory
 from . import __doc__ as usage, cuda, estimates, peak, quality, timing
 
 FILE = Path(__file__).parent.parent.parent / "docs" / "source_modes.json"
@@ -23,9 +24,6 @@ LEFT_OUT = (
     "any GPU: --device cuda is written, and was not run",
 )
 QUICK_CLIPS = 1
-#: glibc: freed memory stays with the process, as torch keeps it on a GPU. Without, every large activation comes from the system
-#: and is zeroed again, which makes a batch dearer than its rows and plain sampling a tenth slower.
-ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**36)}
 
 
 def time_part(given: argparse.Namespace) -> dict:
@@ -71,8 +69,7 @@ def main() -> None:
     given = options.parse_args()
     if given.matching and not set(given.only or PARTS) <= {"time", "growth"}:
         options.error("--matching needs --only time, --only growth, or both")
-    if not os.environ.items() >= ALLOCATOR.items():  # malloc reads them when a process starts
-        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.source_modes", *sys.argv[1:]], os.environ | ALLOCATOR)
+    keep_freed_memory()
     # one thread: two that wait for each other on a machine with neighbours are slowed many times, and not evenly
     torch.set_num_threads(1)
     report = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() and not given.quick else {}

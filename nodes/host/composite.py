@@ -10,9 +10,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ...kvlock_core import GridMismatchError, keep_outside
+from ...kvlock_core import GridMismatchError, SourcePath, keep_outside
 from .errors import UnsupportedGraphError
-from .source import SourceHandle
+from .source import HostPath, SourceHandle
 
 NOISE_MASK = "noise_mask"
 #: The host's name for the noise mask among the conditions of a model that reads it.
@@ -49,14 +49,13 @@ def _brought(latent: dict, samples: Tensor) -> Tensor | float:
 class HeldBackground:
     """Our own blend, for runs in which the host's would not keep the source (M10).
 
-    Outside the mask the model sees the source, with the very noise that the run's start carries there, and predictions are the
-    source. `z_src`, `noise` (B,C,T,h,w) in the model's own latent space; `mask(sigma)` broadcasts to them, 1 = may change.
+    Outside the mask the model sees the source on `path`, with the very noise that the run's start carries there, and predictions
+    are the source. `z_src` (B,C,T,h,w) in the model's own latent space; `mask(sigma)` broadcasts to it, 1 = may change.
     """
 
     z_src: Tensor
-    noise: Tensor
+    path: SourcePath
     mask: Callable[[Tensor], Tensor]
-    model_sampling: object
 
     @classmethod
     def of(cls, z_src: Tensor, start: tuple[Tensor, Tensor, Tensor], mask: Callable[[Tensor], Tensor], model_sampling) -> HeldBackground:
@@ -65,12 +64,11 @@ class HeldBackground:
         level, nothing, z_src = sigma.reshape((1,) * latent.ndim).to(latent), torch.zeros_like(latent), z_src.to(latent)
         begun, clean = (model_sampling.noise_scaling(level, *pair) for pair in ((noise, latent), (nothing, z_src)))
         carried = (begun - clean) / model_sampling.noise_scaling(level, torch.ones_like(latent), nothing)
-        return cls(z_src, carried, mask, model_sampling)
+        return cls(z_src, HostPath(z_src, lambda step: carried, lambda step: "carried", model_sampling), mask)
 
-    def noisy(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """What the model sees instead of `x` at the noise level `sigma` (B,)."""
-        level = sigma.reshape(-1, *(1,) * (x.ndim - 1)).to(x)
-        return keep_outside(x, self.model_sampling.noise_scaling(level, self.noise, self.z_src), self.mask(sigma))
+    def noisy(self, x: Tensor, step: int, sigma: Tensor) -> Tensor:
+        """What the model sees instead of `x` at the noise level `sigma` (B,), the same for all."""
+        return keep_outside(x, self.path.at(step, float(sigma.max())), self.mask(sigma))
 
     def clean(self, x0: Tensor, sigma: Tensor) -> Tensor:
         """What the sampler gets for the prediction."""

@@ -143,7 +143,7 @@ class Run:
         if self.plan is not None and step < self.plan.step:  # a sampler that climbs back up starts a new window
             self._earlier, self.session = self.trace.steps, self._new_session()
         self.plan = self.session.begin(step, sigma)
-        x = x if self._held is None else self._held.noisy(x, timestep)
+        x = x if self._held is None else self._held.noisy(x, step, timestep)
         with self._timed(), self._omega(x, timestep, model_options):
             prediction = executor(x, timestep, model_options, seed)
         prediction = prediction if self._held is None else self._held.clean(prediction, timestep)
